@@ -1,0 +1,204 @@
+"""Command line: python -m hrda_core demo | synthesize | train | evaluate | predict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from hrda_core.config import TrainConfig
+from hrda_core.data.samples import Dataset, join
+from hrda_core.data.synthetic_cracks import LOOKS, CrackSynthesis, synthesize
+from hrda_core.demo import demo
+from hrda_core.inference.folder import predict_folder
+from hrda_core.inference.predictor import Predictor
+from hrda_core.presets import PRESETS, preset
+from hrda_core.training.listeners import ProgressBar
+from hrda_core.training.loop import train
+from hrda_core.training.run_report import write_run_report
+from hrda_core.training.validation import evaluate
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, RuntimeError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> None:
+    report = demo(Path(options.directory), options.source, options.target, options.validation, options.seed)
+    print(f"Report: {report.resolve()}")
+
+
+def _synthesize(options: argparse.Namespace) -> None:
+    settings = CrackSynthesis(
+        count=options.count,
+        size=options.size,
+        seed=options.seed,
+        textures=options.textures,
+        look=options.look,
+        label_width=options.label_width,
+        label_margin=options.label_margin,
+        crack_free=options.crack_free,
+        distractors=options.distractors,
+    )
+    with _progress("synthesize") as progress:
+        synthesize(options.directory, settings, workers=options.workers, progress=progress)
+    print(f"{settings.count} images and masks in {options.directory}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    """config.yaml of the run directory, or the preset; then folders and --set override."""
+    directory = Path(options.directory)
+    stored = directory / "config.yaml"
+    config = TrainConfig.load(options.config or stored) if options.config or stored.is_file() else preset(options.preset)
+    folders = {name: value for name in ("source", "target", "validation") if (value := getattr(options, name))}
+    config = config.updated({"data": folders})
+    for change in options.set:
+        config = config.updated(_change(change))
+    sets = {name: _datasets(getattr(config.data, name)) for name in ("source", "target", "validation")}
+    result = train(config, **sets, listener=ProgressBar(config.mode), directory=directory, resume=options.resume)
+    score = "" if result.score is None else f", validation score {result.score:.4f}"
+    print(f"Best checkpoint: {result.best}{score}")
+    print(f"Report: {write_run_report(result.directory, sets['validation'] or sets['target']).resolve()}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    predictor = Predictor(options.checkpoint, options.device, network=options.network)
+    dataset = Dataset.from_folder(options.data)
+    if [c.name for c in dataset.classes] != [c.name for c in predictor.classes]:
+        raise ValueError(f"classes of {options.data} differ from the checkpoint's: {', '.join(c.name for c in predictor.classes)}")
+    with _progress("evaluate") as progress:
+        result = evaluate(predictor.probabilities, dataset, predictor.thresholds, options.tolerance, progress)
+    figures: dict[str, Any] = {
+        "classes": [c.name for c in predictor.classes],
+        "argmax": result.argmax.as_dict(),
+        "thresholds": predictor.thresholds,
+        "at_thresholds": result.thresholded.as_dict(),
+        "best_thresholds_here": result.tuned,
+        "iou_at_best_thresholds_here": result.tuned_iou,
+    }
+    text = json.dumps(figures, indent=1)
+    if options.json:
+        Path(options.json).write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    thresholds: str | list[float] = options.thresholds
+    if options.thresholds not in ("tuned", "argmax"):
+        thresholds = [float(part) for part in options.thresholds.split(",")]
+    predictor = Predictor(options.checkpoint, options.device, network=options.network, thresholds=thresholds)
+    with _progress("predict") as progress:
+        written = predict_folder(predictor, Path(options.input), Path(options.output), progress)
+    print(f"{written} predictions in {options.output}")
+
+
+def _datasets(folders: tuple[str, ...]) -> Dataset | None:
+    return join([Dataset.from_folder(folder) for folder in folders]) if folders else None
+
+
+def _change(text: str) -> dict[str, Any]:
+    """`optimisation.iterations=300` -> {"optimisation": {"iterations": 300}}."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text}: write it as field=value, for instance optimisation.iterations=300")
+    content: Any = yaml.safe_load(value)
+    for part in reversed(name.split(".")):
+        content = {part: content}
+    return dict(content)
+
+
+class _progress:
+    """A bar that takes (done, total)."""
+
+    def __init__(self, label: str) -> None:
+        self.bar = tqdm(desc=label, unit="image", file=sys.stderr)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._advance
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def _advance(self, done: int, total: int) -> None:
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hrda_core", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    command = commands.add_parser("demo", help="compare source-only with adapted training; writes report.html")
+    command.add_argument("directory", nargs="?", default="runs/demo")
+    command.add_argument("--source", default="", help="labelled folder (images/, masks/, classes.json); default: synthesized cracks")
+    command.add_argument("--target", default="", help="folder of unlabelled photos")
+    command.add_argument("--validation", default="", help="labelled folder of the target's appearance")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_demo)
+
+    command = commands.add_parser("synthesize", help="make a labelled synthetic crack set")
+    defaults = CrackSynthesis()
+    command.add_argument("directory")
+    command.add_argument("--count", type=int, default=defaults.count)
+    command.add_argument("--size", type=int, default=defaults.size, help="side in pixels")
+    command.add_argument("--seed", type=int, default=defaults.seed)
+    command.add_argument("--textures", default=defaults.textures, help="folder of crack-free photos; default: procedural")
+    command.add_argument("--look", default=defaults.look, choices=["any", *(look for look in LOOKS if look != "any")])
+    command.add_argument("--label-width", type=float, default=defaults.label_width, help="label width over crack width")
+    command.add_argument("--label-margin", type=float, default=defaults.label_margin, help="pixels added on each side at size 512")
+    command.add_argument("--crack-free", type=float, default=defaults.crack_free, help="share of images without a crack")
+    command.add_argument("--distractors", type=float, default=defaults.distractors, help="how many things that are no cracks")
+    command.add_argument("--workers", type=int, default=None, help="processes; default: all cores")
+    command.set_defaults(run=_synthesize)
+
+    command = commands.add_parser("train", help="train; reads config.yaml of the run directory where there is one")
+    command.add_argument("directory", help="of the run")
+    command.add_argument("--config", help="a YAML file")
+    command.add_argument("--preset", default="standard", choices=list(PRESETS))
+    for name in ("source", "target", "validation"):
+        command.add_argument(f"--{name}", action="append", default=[], metavar="FOLDER", help="may be given several times")
+    command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="optimisation.iterations=300")
+    command.add_argument("--resume", action="store_true", help="go on from checkpoints/last.pth")
+    command.set_defaults(run=_train)
+
+    command = commands.add_parser("evaluate", help="figures of a checkpoint on a labelled folder, as JSON")
+    command.add_argument("checkpoint")
+    command.add_argument("data")
+    command.add_argument("--tolerance", type=int, default=2, help="pixels, of the tolerant F1")
+    command.add_argument("--json", help="also write the figures to this file")
+    _add_network(command)
+    command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("predict", help="masks and overlays of a photo or a folder")
+    command.add_argument("checkpoint")
+    command.add_argument("input", help="a photo or a folder of them")
+    command.add_argument("output", help="folder for masks/ and overlays/")
+    command.add_argument("--thresholds", default="tuned", help="tuned, argmax, or numbers such as 0.4 or 0.4,0.6")
+    _add_network(command)
+    command.set_defaults(run=_predict)
+    return parser
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--network", default="selected", choices=["selected", "student", "teacher"])
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

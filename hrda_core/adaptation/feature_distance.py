@@ -1,0 +1,69 @@
+"""Feature distance to a frozen ImageNet encoder (Hoyer et al., DAFormer, arXiv 2111.14887, section 3.3)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hrda_core.adaptation.losses import IGNORE
+from hrda_core.models.daformer_head import resize
+from hrda_core.models.encoder import Encoder
+from hrda_core.models.hrda import CONTEXT_SCALE
+
+
+def downscale_label(label: Tensor, size: tuple[int, int], min_ratio: float, num_classes: int) -> Tensor:
+    """(N, H, W) labels -> (N, h, w): the class that covers most of a cell, 255 below `min_ratio` of it.
+
+    Ignored pixels count as a class of their own, so that a cell of them becomes 255.
+    """
+    with_ignore = torch.where(label == IGNORE, num_classes, label)
+    shares = F.adaptive_avg_pool2d(F.one_hot(with_ignore, num_classes + 1).permute(0, 3, 1, 2).float(), size)
+    ratio, small = shares.max(dim=1)
+    small[small == num_classes] = IGNORE
+    small[ratio < min_ratio] = IGNORE
+    return small
+
+
+class FeatureDistance(nn.Module):
+    """Mean L2 distance of the student's last encoder stage to the frozen encoder's, where a chosen class dominates.
+
+    Args:
+        encoder: the student's encoder as it came from ImageNet; copied and frozen in eval mode.
+        classes: indices of the classes that count ("things" in the paper).
+        context: True for the multi-resolution network, whose features are at context scale.
+    """
+
+    def __init__(
+        self, encoder: Encoder, classes: Sequence[int], min_ratio: float, num_classes: int, context: bool = True
+    ) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
+        self.register_buffer("classes", torch.tensor(list(classes), dtype=torch.int64), persistent=False)
+        self.min_ratio = min_ratio
+        self.num_classes = num_classes
+        self.context = context
+
+    def train(self, mode: bool = True) -> FeatureDistance:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    def forward(self, features: Tensor, image: Tensor, label: Tensor) -> Tensor:
+        """Student features (N, C, h, w) of the normalised source `image` (N, 3, H, W) with `label` (N, H, W) -> scalar.
+
+        0 where no cell qualifies.
+        """
+        small = downscale_label(label, (features.shape[2], features.shape[3]), self.min_ratio, self.num_classes)
+        counts = torch.isin(small, self.classes)  # type: ignore[arg-type]
+        if not bool(counts.any()):
+            return features.sum() * 0
+        if self.context:
+            image = resize(image, (round(image.shape[2] * CONTEXT_SCALE), round(image.shape[3] * CONTEXT_SCALE)))
+        with torch.no_grad():
+            frozen = self.encoder(image)[-1]
+        distance = (features.float() - frozen.float()).norm(dim=1)
+        mean: Tensor = distance[counts].mean()
+        return mean

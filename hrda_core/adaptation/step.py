@@ -1,0 +1,173 @@
+"""One training iteration, readable from top to bottom.
+
+HRDA's self-training (arXiv 2204.13132) on DACS (2007.08702), with DAFormer's feature distance (2111.14887) and MIC's
+masked consistency (2212.01322). Gradients of all parts add up; the caller steps the optimiser once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hrda_core.adaptation.class_mix import Mixed, class_mask, foreground_mask, mix
+from hrda_core.adaptation.feature_distance import FeatureDistance
+from hrda_core.adaptation.losses import SegmentationLoss, multi_resolution_loss
+from hrda_core.adaptation.masking import hide_blocks
+from hrda_core.adaptation.pseudo_labels import PseudoLabels, confident_fraction, uncertain_band, without_margins
+from hrda_core.adaptation.teacher import Teacher
+from hrda_core.config import TrainConfig
+from hrda_core.data.photometric import ColourJitter, gaussian_blur, jitter
+from hrda_core.models.hrda import HRDA, Box, HRDAOutput
+
+
+class SourceBatch(NamedTuple):
+    """image: normalised (N, 3, H, W). label: (N, H, W) int64, 255 = ignore (padding too)."""
+
+    image: Tensor
+    label: Tensor
+
+
+class TargetBatch(NamedTuple):
+    """image: normalised (N, 3, H, W), not augmented. valid: (N, H, W), 0 on padding and on the photo's margins."""
+
+    image: Tensor
+    valid: Tensor
+
+
+class Draws(Protocol):
+    """The random decisions that a step asks for; `StepDraws` makes them."""
+
+    def detail_box(self, stream: str, height: int, width: int) -> Box: ...
+    def mixed_classes(self, present: Tensor, sample: int) -> Tensor: ...
+    def pastes(self, sample: int) -> bool: ...
+    def jitter(self, stream: str, sample: int) -> ColourJitter | None: ...
+    def blur_sigma(self, stream: str, sample: int) -> float | None: ...
+    def mask_noise(self, samples: int, height: int, width: int) -> Tensor: ...
+
+
+@dataclass
+class Learner:
+    """What an iteration works on. `config` must be resolved; `student_forward` is the student, perhaps wrapped or compiled."""
+
+    student: HRDA
+    teacher: Teacher
+    config: TrainConfig
+    feature_distance: FeatureDistance | None = None
+    autocast: torch.dtype | None = None  # bfloat16 for mixed precision; softmax, losses and EMA stay in float32
+    student_forward: nn.Module | None = None
+
+
+def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBatch | None, draws: Draws) -> dict[str, Tensor]:
+    """Accumulates the gradients of one iteration and returns detached scalars to log.
+
+    `target` is None where there is nothing to adapt to: source-only and supervised training, and the warm-up on source.
+    """
+    adaptation = learner.config.adaptation
+    adapting = target is not None and iteration >= adaptation.source_warmup
+    averaging_since = adaptation.source_warmup if learner.config.mode in ("adapt", "semi-supervised") else 0
+    learner.teacher.update(learner.student, max(iteration - averaging_since, 0))
+
+    output, loss = _supervise(learner, source.image, source.label, None, "source", draws, labelled=True)
+    total = loss.total
+    log = {"loss/source": loss.fused, "loss/source_detail": loss.detail}
+    if loss.context.requires_grad:
+        log["loss/source_context"] = loss.context
+    if learner.feature_distance is not None and adapting:
+        with _autocast(learner, source.image):
+            distance = learner.feature_distance(output.features, source.image, source.label)
+        log["loss/feature_distance"] = adaptation.feature_distance_weight * distance
+        total = total + log["loss/feature_distance"]
+    total.backward()
+
+    if target is not None and adapting:
+        pseudo = _pseudo_label(learner, target)
+        log["pseudo/confident"] = pseudo.confident
+        log["pseudo/foreground"] = _foreground_share(pseudo)
+
+        mixed = _mix(learner, source, target, pseudo, draws)
+        augmented = _strong_augmentation(learner, mixed.image, "mixed", draws)
+        _, loss = _supervise(learner, augmented, mixed.labels, mixed.weight, "mixed", draws)
+        log |= {"loss/mixed": loss.fused, "loss/mixed_detail": loss.detail}
+        loss.total.backward()
+
+        if adaptation.mask_weight > 0:
+            augmented = _strong_augmentation(learner, target.image, "masked", draws)
+            noise = draws.mask_noise(*augmented.shape[:1], *augmented.shape[2:])
+            hidden = hide_blocks(augmented, noise, adaptation.mask_ratio)
+            _, loss = _supervise(learner, hidden, pseudo.labels, pseudo.weight, "masked", draws)
+            log |= {
+                "loss/masked": adaptation.mask_weight * loss.fused,
+                "loss/masked_detail": adaptation.mask_weight * loss.detail,
+            }
+            (adaptation.mask_weight * loss.total).backward()
+    return {name: value.detach() for name, value in log.items()}
+
+
+def _supervise(
+    learner: Learner, image: Tensor, label: Tensor, weight: Tensor | None, stream: str, draws: Draws, labelled: bool = False
+) -> tuple[HRDAOutput, SegmentationLoss]:
+    model, config = learner.config.model, learner.config
+    box = draws.detail_box(stream, image.shape[2], image.shape[3]) if model.multi_resolution else None
+    with _autocast(learner, image):
+        output: HRDAOutput = (learner.student_forward or learner.student)(image, box)
+    dice = config.optimisation.dice_weight if labelled else 0.0
+    loss = multi_resolution_loss(output, label, weight, box, model.detail_loss_weight, model.context_loss_weight, dice)
+    return output, loss
+
+
+def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
+    rule = learner.config.adaptation
+    with _autocast(learner, target.image):
+        logits = learner.teacher.logits(target.image)
+    if rule.pseudo_labels == "band":
+        pseudo = uncertain_band(logits, rule.band_foreground, rule.band_background)
+    else:
+        pseudo = confident_fraction(logits, rule.pseudo_threshold)
+    return without_margins(pseudo, target.valid, rule.pseudo_ignore_top, rule.pseudo_ignore_bottom)
+
+
+def _mix(learner: Learner, source: SourceBatch, target: TargetBatch, pseudo: PseudoLabels, draws: Draws) -> Mixed:
+    rule = learner.config.adaptation
+    theirs = Mixed(target.image, pseudo.labels, pseudo.weight)
+    if rule.mixing == "none":
+        return theirs
+    ours = Mixed(source.image, source.label, torch.ones_like(pseudo.weight))
+    if rule.mixing == "foreground":
+        masks = [
+            foreground_mask(label[None], rule.foreground_paste_margin)[0]
+            if draws.pastes(i)
+            else torch.zeros_like(label, dtype=torch.bool)
+            for i, label in enumerate(source.label)
+        ]
+    else:
+        present = source.label.unique()  # of the whole batch, 255 included
+        masks = [class_mask(label, draws.mixed_classes(present, i)) for i, label in enumerate(source.label)]
+    return mix(torch.stack(masks), ours, theirs)
+
+
+def _strong_augmentation(learner: Learner, image: Tensor, stream: str, draws: Draws) -> Tensor:
+    """Colour jitter and blur of a normalised batch."""
+    mean = image.new_tensor(learner.student.encoder.mean).view(1, 3, 1, 1)
+    std = image.new_tensor(learner.student.encoder.std).view(1, 3, 1, 1)
+    samples = []
+    for i, sample in enumerate(image.split(1)):
+        colours = draws.jitter(stream, i)
+        if colours is not None:
+            sample = (jitter(sample * std + mean, colours) - mean) / std
+        sigma = draws.blur_sigma(stream, i)
+        samples.append(sample if sigma is None else gaussian_blur(sample, sigma))
+    return torch.cat(samples)
+
+
+def _foreground_share(pseudo: PseudoLabels) -> Tensor:
+    """Share of the trusted pixels that is not background: collapse and drift show here first."""
+    trusted = pseudo.weight > 0
+    foreground = trusted & (pseudo.labels > 0) & (pseudo.labels != 255)
+    return foreground.float().sum() / trusted.float().sum().clamp(min=1)
+
+
+def _autocast(learner: Learner, image: Tensor) -> torch.autocast:
+    return torch.autocast(image.device.type, dtype=learner.autocast or torch.bfloat16, enabled=learner.autocast is not None)

@@ -1,0 +1,61 @@
+"""The mean teacher: an exponential moving average of the student (Tarvainen & Valpola 2017; DAFormer, equation 5)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from hrda_core.models.hrda import HRDA
+
+
+def ema_alpha(iteration: int, alpha: float) -> float:
+    """min(1 - 1 / (iteration + 1), alpha): a plain average at first, so that early noise is forgotten."""
+    return min(1 - 1 / (iteration + 1), alpha)
+
+
+class Teacher:
+    """Copy of the student at `iteration` 0, then its average.
+
+    Args:
+        norm: "batch" keeps the batch norms in train mode on the target's own statistics, buffers not averaged, as the
+            published code does; "running" averages the student's running statistics with the parameters and uses those.
+    """
+
+    def __init__(self, student: HRDA, alpha: float = 0.999, norm: str = "running") -> None:
+        if norm not in ("batch", "running"):
+            raise ValueError(f"norm={norm!r}: use 'batch' or 'running'")
+        self.model = copy.deepcopy(student).requires_grad_(False)
+        self.alpha = alpha
+        self.norm = norm
+        self.set_mode()
+
+    @torch.no_grad()
+    def update(self, student: HRDA, iteration: int) -> None:
+        """Called before each iteration; iteration 0 copies the student's parameters."""
+        alpha = ema_alpha(iteration, self.alpha)
+        for ours, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
+            ours.mul_(alpha).add_(theirs.detach(), alpha=1 - alpha)
+        if self.norm == "running":
+            for average, current in zip(self.model.buffers(), student.buffers(), strict=True):
+                if average.is_floating_point():
+                    average.mul_(alpha).add_(current, alpha=1 - alpha)
+                else:
+                    average.copy_(current)
+
+    @torch.no_grad()
+    def logits(self, image: Tensor) -> Tensor:
+        """Un-augmented normalised target (N, 3, H, W) -> logits (N, C, H, W), context plus overlapping detail windows."""
+        return self.model.logits(image)
+
+    def set_mode(self) -> None:
+        """Back to the mode of training, after an evaluation changed it."""
+        if self.norm == "running":
+            self.model.eval()
+            return
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, (nn.Dropout, nn.Dropout2d, DropPath)):
+                module.eval()

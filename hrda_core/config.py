@@ -1,0 +1,325 @@
+"""One frozen object describes a run. It validates itself and round-trips to YAML.
+
+Every constant of the published method (DAFormer 2111.14887, HRDA 2204.13132, MIC 2212.01322) is a field here; the
+presets (presets.py) hold the published values. "auto" fields are settled by `TrainConfig.resolve` when the classes are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_yaml
+
+MODES = ("source-only", "adapt", "supervised", "semi-supervised")
+AUTO = -1
+
+
+def _check(ok: bool, name: str, value: object, fix: str) -> None:
+    if not ok:
+        raise ValueError(f"{name}={value!r}: {fix}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    _check(value in choices, name, value, f"use one of {', '.join(choices)}")
+
+
+def _share(name: str, value: float) -> None:
+    _check(0 <= value <= 1, name, value, "use a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    encoder: str = "pvt_v2_b2"  # mit_b0 to mit_b5, or a timm model; MiT's ImageNet weights are non-commercial, PVTv2's Apache-2.0
+    pretrained: bool = True  # ImageNet weights through the Hugging Face hub ...
+    pretrained_file: str = ""  # ... or from this local file
+    head_channels: int = 256  # width of both heads
+    dropout: float = 0.1  # channel dropout before the classifiers
+    drop_path_rate: float = 0.1  # stochastic depth of the encoder's last block
+    freeze_encoder_norms: bool = True  # batch norms of a pretrained CNN keep their ImageNet statistics
+    multi_resolution: bool = True  # False: the single-resolution DAFormer network
+    attention: str = "class"  # scale attention: one map per class, "single" for all, or "fixed" at 0.5
+    detail_crop: str = "half"  # detail of a training crop: a random "half" of each side, or the "full" crop
+    detail_overlap: float = 0.5  # share by which sliding detail windows overlap at inference
+    detail_loss_weight: float = 0.1  # of the detail's cross entropy; the rest goes to the fused prediction
+    context_loss_weight: float = 0.0  # of the context's cross entropy (0.1 with the full-image detail crop)
+
+    def __post_init__(self) -> None:
+        _check(self.head_channels >= 8, "model.head_channels", self.head_channels, "use at least 8")
+        _one_of("model.attention", self.attention, ("class", "single", "fixed"))
+        _one_of("model.detail_crop", self.detail_crop, ("half", "full"))
+        for name in ("dropout", "drop_path_rate", "detail_loss_weight", "context_loss_weight"):
+            _share(f"model.{name}", getattr(self, name))
+        losses = self.detail_loss_weight + self.context_loss_weight
+        _check(losses < 1, "model.detail_loss_weight + context_loss_weight", losses, "keep the sum below 1")
+        _check(0 <= self.detail_overlap < 1, "model.detail_overlap", self.detail_overlap, "use 0 up to, not including, 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    source: tuple[str, ...] = ()  # folders with images/, masks/, classes.json (command line only; apps pass datasets)
+    target: tuple[str, ...] = ()  # folders with images/; masks are ignored except in supervised and semi-supervised mode
+    validation: tuple[str, ...] = ()  # labelled folders of the target's appearance; may be empty
+    crop_height: int = 512  # of the training crop; the detail crop is half of it
+    crop_width: int = 512
+    source_scale: float = 1.0  # images are resized by this before cropping; 1 = native resolution
+    target_scale: float = 1.0
+    fit_short: int = 0  # > 0: shrink or enlarge images to fit into fit_short x fit_long instead (the tutorial's way)
+    fit_long: int = 0
+    scale_jitter: float = 0.0  # source crops are additionally resized by 2 ** uniform(-jitter, jitter)
+    flip: float = 0.5  # probability of a horizontal flip, source and target
+    flip_vertical: float = 0.0  # and of a vertical flip (photos without an upright direction)
+    rotate: float = 0.0  # probability of a turn by 90, 180 or 270 degrees (square crops)
+    source_photometric: float = 0.0  # probability of colour jitter and blur on source crops (the papers use none there)
+    rare_class_sampling: bool = True
+    rare_class_temperature: float = 0.01  # P(c) = softmax((1 - frequency) / temperature)
+    rare_class_min_pixels: int = 3000  # an image counts for a class above this, at 2048 x 1024 pixels; scaled with area
+    rare_class_crop_ratio: float = 2.0  # a crop is drawn again until it holds min_pixels * ratio, at 1024 x 1024 pixels
+    rare_class_crops: int = 10  # at most so many times
+    workers: int = 4  # loading processes per stream; 0 = in the training process
+
+    def __post_init__(self) -> None:
+        for name in ("crop_height", "crop_width"):
+            value = getattr(self, name)
+            _check(value >= 64 and value % 16 == 0, f"data.{name}", value, "use a multiple of 16, at least 64")
+        for name in ("source_scale", "target_scale"):
+            _check(0 < getattr(self, name) <= 16, f"data.{name}", getattr(self, name), "use a factor between 0 and 16")
+        for name in ("flip", "flip_vertical", "rotate", "source_photometric"):
+            _share(f"data.{name}", getattr(self, name))
+        _check(0 <= self.scale_jitter <= 2, "data.scale_jitter", self.scale_jitter, "use 0 to 2 octaves")
+        _check(
+            (self.fit_short > 0) == (self.fit_long > 0),
+            "data.fit_short",
+            self.fit_short,
+            "set fit_short and fit_long both, or none",
+        )
+        _check(self.fit_short <= self.fit_long, "data.fit_short", self.fit_short, "must not exceed fit_long")
+        _check(
+            self.rare_class_temperature > 0,
+            "data.rare_class_temperature",
+            self.rare_class_temperature,
+            "use a number above 0",
+        )
+        for name in ("rare_class_min_pixels", "rare_class_crop_ratio", "rare_class_crops", "workers"):
+            _check(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must not be negative")
+        if self.rotate:
+            _check(
+                self.crop_height == self.crop_width,
+                "data.rotate",
+                self.rotate,
+                "rotation needs crop_height = crop_width",
+            )
+
+
+@dataclass(frozen=True)
+class AdaptationConfig:
+    source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: a quarter, else 0)
+    teacher_alpha: float = 0.999  # EMA: min(1 - 1 / (iteration + 1), alpha)
+    teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
+    pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "band" (thin classes: uncertain pixels ignored), or "auto"
+    pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
+    band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
+    band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
+    pseudo_ignore_top: int = 0  # rows of the crop whose pseudo-labels get weight 0
+    pseudo_ignore_bottom: int = 0
+    margin_top: float = 0.0  # share of the photo's height without pseudo-labels (Cityscapes: the car's hood)
+    margin_bottom: float = 0.0
+    margin_left: float = 0.0
+    margin_right: float = 0.0
+    mixing: str = "auto"  # "class-mix" (DACS), "foreground" (paste foreground with a margin), "none", or "auto"
+    foreground_paste_share: float = 0.5  # mixing "foreground": share of the samples that get a paste
+    foreground_paste_margin: int = 5  # and pixels of source kept around it
+    jitter_probability: float = 0.8  # colour jitter of the mixed image, decided once per iteration
+    jitter_strength: float = 0.2  # brightness, contrast, saturation, hue
+    blur_probability: float = 0.5  # Gaussian blur of the mixed image
+    blur_sigma_min: float = 0.15
+    blur_sigma_max: float = 1.15
+    feature_distance_weight: float = 0.005  # pull towards the ImageNet features; needs pretrained weights; 0 = off
+    feature_distance_min_ratio: float = 0.75  # share of a feature cell that one class must cover
+    feature_distance_classes: tuple[str, ...] = ()  # by name; empty = every class but background
+    mask_weight: float = 0.0  # masked image consistency (MIC); 0 = off
+    mask_block: int = 64  # side of the masked blocks in pixels
+    mask_ratio: float = 0.7  # share of the blocks that is hidden
+
+    def __post_init__(self) -> None:
+        _check(
+            self.source_warmup >= AUTO,
+            "adaptation.source_warmup",
+            self.source_warmup,
+            "use iterations, or -1 for auto",
+        )
+        _one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
+        _one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band"))
+        _one_of("adaptation.mixing", self.mixing, ("auto", "class-mix", "foreground", "none"))
+        for name in (
+            *("teacher_alpha", "pseudo_threshold", "band_foreground", "band_background", "foreground_paste_share"),
+            *("jitter_probability", "blur_probability", "feature_distance_min_ratio", "mask_ratio"),
+        ):
+            _share(f"adaptation.{name}", getattr(self, name))
+        _check(0 <= self.jitter_strength <= 0.5, "adaptation.jitter_strength", self.jitter_strength, "use 0 to 0.5")
+        _check(
+            self.band_background <= self.band_foreground,
+            "adaptation.band_background",
+            self.band_background,
+            "must not exceed band_foreground",
+        )
+        _check(
+            0 < self.blur_sigma_min <= self.blur_sigma_max,
+            "adaptation.blur_sigma_min",
+            self.blur_sigma_min,
+            "use 0 < min <= max",
+        )
+        for side in ("top", "bottom", "left", "right"):
+            value = getattr(self, f"margin_{side}")
+            _check(0 <= value < 0.5, f"adaptation.margin_{side}", value, "use a share from 0 up to 0.5")
+        for name in (
+            "pseudo_ignore_top",
+            "pseudo_ignore_bottom",
+            "foreground_paste_margin",
+            "feature_distance_weight",
+            "mask_weight",
+        ):
+            _check(getattr(self, name) >= 0, f"adaptation.{name}", getattr(self, name), "must not be negative")
+        _check(self.mask_block >= 1, "adaptation.mask_block", self.mask_block, "use at least 1 pixel")
+
+
+@dataclass(frozen=True)
+class OptimisationConfig:
+    iterations: int = 10_000
+    batch_size: int = 2  # source crops per iteration, and as many target crops
+    optimizer: str = "adamw"  # or "sgd"
+    learning_rate: float = 6e-5  # of the encoder
+    head_factor: float = 10.0  # the heads learn this many times faster
+    weight_decay: float = 0.01
+    norm_weight_decay: float = 0.0  # of the encoder's norm layers
+    beta1: float = 0.9
+    beta2: float = 0.999
+    momentum: float = 0.9  # SGD only
+    schedule_power: float = 1.0  # polynomial decay to min_learning_rate at the last iteration
+    min_learning_rate: float = 0.0
+    warmup_iterations: int = 1500  # linear, from warmup_ratio times the learning rate
+    warmup_ratio: float = 1e-6
+    clip_gradient_norm: float = 0.0  # 0 = no clipping
+    dice_weight: float = 0.0  # soft Dice beside the cross entropy on labelled images
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch_size"):
+            _check(getattr(self, name) >= 1, f"optimisation.{name}", getattr(self, name), "use at least 1")
+        _one_of("optimisation.optimizer", self.optimizer, ("adamw", "sgd"))
+        for name in ("learning_rate", "head_factor"):
+            _check(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "use a number above 0")
+        for name in (
+            *("weight_decay", "norm_weight_decay", "min_learning_rate", "warmup_iterations", "warmup_ratio"),
+            *("schedule_power", "clip_gradient_norm", "dice_weight"),
+        ):
+            _check(getattr(self, name) >= 0, f"optimisation.{name}", getattr(self, name), "must not be negative")
+        for name in ("beta1", "beta2", "momentum"):
+            _check(
+                0 <= getattr(self, name) < 1,
+                f"optimisation.{name}",
+                getattr(self, name),
+                "use 0 up to, not including, 1",
+            )
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    window_height: int = 0  # sliding window in pixels; 0 = the training crop
+    window_width: int = 0
+    overlap: float = 0.5  # share by which windows overlap
+    network: str = "teacher"  # which of the two networks is selected by default: "teacher" or "student"
+    tune_thresholds: bool = True  # choose each class's threshold on the validation set; argmax stays available
+    tolerance: int = 2  # pixels within which a boundary still counts as hit, in the tolerant F1
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.overlap < 1, "inference.overlap", self.overlap, "use 0 up to, not including, 1")
+        _one_of("inference.network", self.network, ("teacher", "student"))
+        for name in ("window_height", "window_width"):
+            value = getattr(self, name)
+            _check(value == 0 or value >= 64, f"inference.{name}", value, "use 0 (the training crop) or at least 64")
+        _check(self.tolerance >= 0, "inference.tolerance", self.tolerance, "must not be negative")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    validate_every: int = 1000  # iterations between evaluations; the last iteration is always evaluated
+    checkpoint_every: int = 1000  # iterations between checkpoints/last.pth
+    preview_every: int = 1000  # iterations between pictures of fixed target photos
+    previews: int = 4  # how many photos
+    log_every: int = 20  # iterations between lines of metrics.jsonl
+
+    def __post_init__(self) -> None:
+        for name in ("validate_every", "checkpoint_every", "preview_every", "log_every"):
+            _check(getattr(self, name) >= 1, f"schedule.{name}", getattr(self, name), "use at least 1")
+        _check(self.previews >= 0, "schedule.previews", self.previews, "must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    mode: str = "adapt"  # source-only, adapt, supervised (on the target's masks: the oracle), semi-supervised
+    seed: int = 0
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
+    precision: str = "auto"  # "auto" (bf16 where the GPU has it), "fp32", "bf16"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("mode", self.mode, MODES)
+        _one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        _check(self.seed >= 0, "seed", self.seed, "must not be negative")
+        if self.model.multi_resolution and self.model.detail_crop == "half":
+            for name in ("crop_height", "crop_width"):
+                value = getattr(self.data, name)
+                _check(value % 32 == 0, f"data.{name}", value, "use a multiple of 32, since the detail crop is half of it")
+
+    def resolve(self, num_classes: int, has_background: bool, foreground_share: float) -> TrainConfig:
+        """Settles every "auto".
+
+        Thin structures (one class beside background, or all classes together below 10 % of the labelled pixels) get
+        asymmetric band pseudo-labels, a warm-up on source and no class mixing, which measurements on cracks support;
+        everything else gets the published rule.
+
+        Raises:
+            ValueError: a rule that needs a background class, where there is none.
+        """
+        thin = has_background and (num_classes == 2 or foreground_share < 0.1)
+        a = self.adaptation
+        settled = replace(
+            a,
+            source_warmup=(self.optimisation.iterations // 4 if thin else 0) if a.source_warmup == AUTO else a.source_warmup,
+            pseudo_labels=("band" if thin else "confident-fraction") if a.pseudo_labels == "auto" else a.pseudo_labels,
+            mixing=("none" if thin else "class-mix") if a.mixing == "auto" else a.mixing,
+        )
+        fix = "needs a class named 'background' at index 0; choose another"
+        _check(has_background or settled.pseudo_labels != "band", "adaptation.pseudo_labels", settled.pseudo_labels, fix)
+        _check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)
+        return replace(self, adaptation=settled)
+
+    def updated(self, changes: Mapping[str, Any]) -> TrainConfig:
+        """A copy with nested changes: `config.updated({"optimisation": {"iterations": 300}})`."""
+        return from_dict(TrainConfig, merged(self.as_dict(), changes))
+
+    def as_dict(self) -> dict[str, Any]:
+        return as_dict(self)
+
+    def to_yaml(self) -> str:
+        return dump_yaml(self.as_dict())
+
+    @staticmethod
+    def from_yaml(text: str) -> TrainConfig:
+        """Reads `to_yaml`'s text; missing fields take their defaults.
+
+        Raises:
+            ValueError: not YAML, an unknown field (with the fields that exist), a value of the wrong type or out of range.
+        """
+        return from_dict(TrainConfig, parse_yaml(text))
+
+    @staticmethod
+    def load(path: str | Path) -> TrainConfig:
+        return TrainConfig.from_yaml(Path(path).read_text(encoding="utf-8"))

@@ -1,0 +1,171 @@
+"""Training crops at native resolution, and the streams of them that a run consumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import data
+
+from hrda_core.config import AdaptationConfig, DataConfig
+from hrda_core.data.draws import generator
+from hrda_core.data.photometric import draw_jitter, gaussian_blur, jitter
+from hrda_core.data.samples import IGNORE, Dataset, Image, Mask
+from hrda_core.data.sampling import SourceSampler
+
+
+class Region(NamedTuple):
+    """Part of the original image that becomes one crop: rows and columns in original pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def scale_of(height: int, width: int, scale: float, fit_short: int, fit_long: int) -> float:
+    """By how much an image is resized: the given factor, or what makes it fit into fit_short x fit_long."""
+    if not fit_short:
+        return scale
+    return min(fit_short / min(height, width), fit_long / max(height, width))
+
+
+def draw_region(rng: np.random.Generator, height: int, width: int, crop: tuple[int, int], scale: float) -> Region:
+    """A region that, resized by `scale`, gives the crop; the whole side where the image is smaller."""
+    h, w = min(round(crop[0] / scale) or 1, height), min(round(crop[1] / scale) or 1, width)
+    return Region(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+
+
+def cut(array: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
+    return array[region.top : region.top + region.height, region.left : region.left + region.width]
+
+
+def to_crop(array: NDArray[np.uint8], crop: tuple[int, int], scale: float, fill: int | None) -> NDArray[np.uint8]:
+    """Resizes a cut region by `scale` and pads it to the crop: with `fill` (masks, nearest), or reflected (images)."""
+    height = min(crop[0], max(round(array.shape[0] * scale), 1))
+    width = min(crop[1], max(round(array.shape[1] * scale), 1))
+    if array.shape[:2] != (height, width):
+        smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        array = np.asarray(cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST if fill is not None else smooth))
+    pad = (0, crop[0] - height, 0, crop[1] - width)
+    if any(pad):
+        mode = cv2.BORDER_REFLECT_101 if fill is None else cv2.BORDER_CONSTANT
+        array = np.asarray(cv2.copyMakeBorder(array, *pad, mode, value=[fill or 0]))
+    return array
+
+
+def flipped(rng: np.random.Generator, arrays: list[NDArray[np.uint8]], config: DataConfig) -> list[NDArray[np.uint8]]:
+    """The same flips and quarter turns for an image and what belongs to it."""
+    mirror, upside_down, turns = rng.random() < config.flip, rng.random() < config.flip_vertical, int(rng.integers(1, 4))
+    turn = rng.random() < config.rotate
+    for i, array in enumerate(arrays):
+        array = array[:, ::-1] if mirror else array
+        array = array[::-1] if upside_down else array
+        arrays[i] = np.ascontiguousarray(np.rot90(array, turns) if turn else array)
+    return arrays
+
+
+@dataclass
+class SourceStream(data.Dataset[tuple[Tensor, Tensor]]):
+    """Item i = sample (i % batch) of iteration (i // batch): image (3, H, W) uint8, label (H, W) int64.
+
+    With `labelled_target`, every second sample comes from it (semi-supervised training).
+    """
+
+    dataset: Dataset
+    sampler: SourceSampler
+    config: DataConfig
+    seed: int
+    iterations: int
+    batch: int
+    scale: float
+    labelled_target: tuple[Dataset, SourceSampler, float] | None = None
+
+    def __len__(self) -> int:
+        return self.iterations * self.batch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        rng = generator(self.seed, index // self.batch, "source", index % self.batch)
+        dataset, sampler, scale = self.dataset, self.sampler, self.scale
+        if self.labelled_target is not None and index % 2:
+            dataset, sampler, scale = self.labelled_target
+        position, rare_class = sampler.draw(rng)
+        mask = dataset.mask(position)
+        if mask is None:
+            raise ValueError(f"{dataset.name(position)}: has no mask; every labelled training image needs one")
+        image, label = self._crop(rng, dataset.image(position), mask, rare_class, scale, sampler, dataset.name(position))
+        image, label = flipped(rng, [image, label], self.config)
+        pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
+        if rng.random() < self.config.source_photometric:
+            pixels = _photometric(rng, pixels)
+        return pixels, torch.from_numpy(label.astype(np.int64))
+
+    def _crop(
+        self,
+        rng: np.random.Generator,
+        image: Image,
+        mask: Mask,
+        rare: int | None,
+        scale: float,
+        sampler: SourceSampler,
+        name: str,
+    ) -> tuple[Image, Mask]:
+        if mask.shape != image.shape[:2]:
+            raise ValueError(f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]}, the image {image.shape[1]}x{image.shape[0]}")
+        config = self.config
+        crop = (config.crop_height, config.crop_width)
+        scale = scale_of(mask.shape[0], mask.shape[1], scale, config.fit_short, config.fit_long)
+        scale *= 2.0 ** rng.uniform(-config.scale_jitter, config.scale_jitter)
+        enough = sampler.crop_pixels(config.rare_class_crop_ratio, crop[0] * crop[1])
+        region = draw_region(rng, mask.shape[0], mask.shape[1], crop, scale)
+        for _ in range(config.rare_class_crops - 1 if rare is not None else 0):
+            if np.count_nonzero(cut(mask, region) == rare) * scale * scale > enough:
+                break
+            region = draw_region(rng, mask.shape[0], mask.shape[1], crop, scale)
+        return to_crop(cut(image, region), crop, scale, None), to_crop(cut(mask, region), crop, scale, IGNORE)
+
+
+@dataclass
+class TargetStream(data.Dataset[tuple[Tensor, Tensor]]):
+    """Item i = sample (i % batch) of iteration (i // batch): image (3, H, W) uint8, valid (H, W) uint8.
+
+    `valid` is 0 on padding and on the margins of the photo (shares of its sides).
+    """
+
+    dataset: Dataset
+    config: DataConfig
+    margins: AdaptationConfig
+    seed: int
+    iterations: int
+    batch: int
+
+    def __len__(self) -> int:
+        return self.iterations * self.batch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        rng = generator(self.seed, index // self.batch, "target", index % self.batch)
+        photo = self.dataset.image(int(rng.integers(len(self.dataset))))
+        height, width = photo.shape[:2]
+        crop = (self.config.crop_height, self.config.crop_width)
+        scale = scale_of(height, width, self.config.target_scale, self.config.fit_short, self.config.fit_long)
+        region = draw_region(rng, height, width, crop, scale)
+        valid = np.zeros((height, width), dtype=np.uint8)
+        margins = self.margins
+        rows = slice(round(margins.margin_top * height), height - round(margins.margin_bottom * height))
+        valid[rows, round(margins.margin_left * width) : width - round(margins.margin_right * width)] = 1
+        arrays = [to_crop(cut(photo, region), crop, scale, None), to_crop(cut(valid, region), crop, scale, 0)]
+        image, valid = flipped(rng, arrays, self.config)
+        return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(valid)
+
+
+def _photometric(rng: np.random.Generator, image: Tensor) -> Tensor:
+    """Colour jitter, half of the time blur, of a source crop (3, H, W) uint8."""
+    x = jitter(image[None].float() / 255, draw_jitter(rng, 0.25))
+    if rng.random() < 0.5:
+        x = gaussian_blur(x, float(rng.uniform(0.15, 1.5)))
+    return (x[0] * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,92 @@
+"""Segmentation heads: DAFormer's context-aware fusion and the plain fusion of the scale attention.
+
+Hoyer et al., DAFormer, arXiv 2111.14887, section 3.2; HRDA, arXiv 2204.13132, section 4.1 of the network details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DILATIONS = (1, 6, 12, 18)
+
+
+def resize(feature: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, corners not aligned: the one way in which this project changes the size of a feature map or of logits."""
+    if tuple(feature.shape[-2:]) == tuple(size):
+        return feature
+    return F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
+
+
+class ConvBNReLU(nn.Module):
+    """Convolution without bias, batch norm, ReLU; spatial size kept."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int = 1, dilation: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        self.conv = nn.Conv2d(in_channels, channels, kernel, 1, padding, dilation, groups, bias=False)
+        self.bn = nn.BatchNorm2d(channels, eps=1e-5)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(feature)))
+
+
+class SeparableASPP(nn.Module):
+    """Atrous pyramid over the concatenated levels: a 1x1 branch and depthwise-separable 3x3 branches, no image pooling."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            ConvBNReLU(in_channels, channels)
+            if dilation == 1
+            else nn.Sequential(
+                ConvBNReLU(in_channels, in_channels, 3, dilation, groups=in_channels), ConvBNReLU(in_channels, channels)
+            )
+            for dilation in DILATIONS
+        )
+        self.bottleneck = ConvBNReLU(len(DILATIONS) * channels, channels, 3)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.bottleneck(torch.cat([branch(feature) for branch in self.branches], dim=1))  # type: ignore[no-any-return]
+
+
+class SegmentationHead(nn.Module):
+    """Every level to `channels` by a linear map, to the size of the finest level, concatenated, fused, classified.
+
+    Args:
+        in_channels: channels of the encoder's features, finest level first.
+        out_channels: classes, or attention channels.
+        channels: width of the head; 256 in the papers.
+        dropout: whole channels dropped before the classifier.
+        context_aware: fuse by the atrous pyramid (DAFormer); otherwise by a 1x1 convolution (SegFormer-like, scale attention).
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        channels: int = 256,
+        dropout: float = 0.1,
+        context_aware: bool = True,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.ModuleList(nn.Linear(c, channels) for c in in_channels)
+        fused = len(in_channels) * channels
+        self.fuse: nn.Module = SeparableASPP(fused, channels) if context_aware else ConvBNReLU(fused, channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, out_channels, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.constant_(self.classifier.bias, 0.0)  # type: ignore[arg-type]
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Features (N, C_i, H_i, W_i) -> logits (N, out_channels, H_0, W_0)."""
+        size = (features[0].shape[2], features[0].shape[3])
+        levels = []
+        for linear, feature in zip(self.embed, features, strict=True):
+            embedded = linear(feature.flatten(2).transpose(1, 2)).transpose(1, 2)
+            levels.append(resize(embedded.unflatten(2, feature.shape[2:]), size))
+        return self.classifier(self.dropout(self.fuse(torch.cat(levels, dim=1))))  # type: ignore[no-any-return]

@@ -1,0 +1,198 @@
+"""The multi-resolution network: context crop, detail crop, and scale attention that fuses them.
+
+Hoyer et al., HRDA, arXiv 2204.13132, section 3; domain-generalisation extension arXiv 2304.13615.
+Shapes below: N images, C classes, H x W pixels; the stride of every head is 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hrda_core.models.daformer_head import SegmentationHead, resize
+from hrda_core.models.encoder import Encoder
+
+STRIDE = 4  # of the heads' logits
+CONTEXT_SCALE = 0.5  # the context sees everything at half resolution, the detail a part at full resolution
+BOX_STEP = 8  # detail boxes start on this grid, so that they fall on whole cells of the context logits
+
+
+class Box(NamedTuple):
+    """Rows [top, bottom) and columns [left, right) in pixels of the padded image."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+class HRDAOutput(NamedTuple):
+    """What one forward pass yields. All logits are float; `None` where the network is single-resolution.
+
+    fused: (N, C, H/4, W/4), the prediction. detail: (N, C, h/4, w/4) of the detail box, `None` with sliding windows.
+    context: (N, C, H/8, W/8), already weighted by 1 - attention. features: last encoder stage at context scale.
+    """
+
+    fused: Tensor
+    detail: Tensor | None
+    context: Tensor | None
+    features: Tensor
+
+
+class HRDA(nn.Module):
+    """Encoder and head shared by both resolutions, and a scale-attention head.
+
+    Args:
+        encoder: four features at strides 4, 8, 16, 32.
+        num_classes: classes including background.
+        head_channels: width of both heads (256 in the paper).
+        dropout: channel dropout before the classifiers.
+        attention: "class" (one attention map per class), "single" (one for all), "fixed" (the constant 0.5).
+        detail_size: (height, width) of the sliding detail windows in pixels at inference; the training crop's half.
+        detail_overlap: share of a detail window covered by the next one at inference (0.5 in the paper).
+        multi_resolution: False gives the single-resolution DAFormer network on the full image.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        head_channels: int = 256,
+        dropout: float = 0.1,
+        attention: str = "class",
+        detail_size: int | tuple[int, int] = 512,
+        detail_overlap: float = 0.5,
+        multi_resolution: bool = True,
+    ) -> None:
+        super().__init__()
+        if attention not in ("class", "single", "fixed"):
+            raise ValueError(f"attention={attention!r}: use 'class', 'single' or 'fixed'")
+        if not 1 <= num_classes <= 255:
+            raise ValueError(f"num_classes={num_classes}: masks are 8-bit and 255 means ignore, so use 1 to 255")
+        step = max(BOX_STEP, encoder.size_multiple)
+        sides = (detail_size, detail_size) if isinstance(detail_size, int) else (detail_size[0], detail_size[1])
+        if multi_resolution and any(side < encoder.min_size or side % step for side in sides):
+            raise ValueError(f"detail_size={sides}: use multiples of {step}, at least {encoder.min_size}")
+        if not 0 <= detail_overlap < 1:
+            raise ValueError(f"detail_overlap={detail_overlap}: use a share from 0 up to, not including, 1")
+        self.encoder = encoder
+        self.num_classes = num_classes
+        self.attention = attention
+        self.detail_size = sides
+        self.detail_overlap = detail_overlap
+        self.multi_resolution = multi_resolution
+        self.head = SegmentationHead(encoder.channels, num_classes, head_channels, dropout, context_aware=True)
+        self.scale_attention: SegmentationHead | None = None
+        if multi_resolution and attention != "fixed":
+            maps = num_classes if attention == "class" else 1
+            self.scale_attention = SegmentationHead(encoder.channels, maps, head_channels, dropout, context_aware=False)
+
+    # -- geometry ------------------------------------------------------------------------------------------------
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width are padded to a multiple of this, so that context and detail cells coincide."""
+        multiple = max(STRIDE, self.encoder.size_multiple)
+        return 2 * multiple if self.multi_resolution else multiple
+
+    @property
+    def min_size(self) -> int:
+        return 2 * self.encoder.min_size if self.multi_resolution else self.encoder.min_size
+
+    def pad(self, image: Tensor) -> Tensor:
+        """Pads right and bottom to a size that the network takes, by reflection (by replication where that is too small)."""
+        height, width = image.shape[-2:]
+        pad_h = self._padded(height) - height
+        pad_w = self._padded(width) - width
+        mode = "reflect" if pad_h < height and pad_w < width else "replicate"
+        return F.pad(image, (0, pad_w, 0, pad_h), mode=mode) if pad_h or pad_w else image
+
+    def _padded(self, side: int) -> int:
+        multiple = self.size_multiple
+        return max(-(-side // multiple) * multiple, -(-self.min_size // multiple) * multiple)
+
+    # -- forward -------------------------------------------------------------------------------------------------
+
+    def forward(self, image: Tensor, detail_box: Box | None = None) -> HRDAOutput:
+        """Normalised (N, 3, H, W) whose sides are multiples of `size_multiple` (see `pad`).
+
+        With a `detail_box` the detail is that one crop (training); without, it is overlapping windows (inference).
+        """
+        if not self.multi_resolution:
+            features = self.encoder(image)
+            return HRDAOutput(self.head(features), None, None, features[-1])
+        context_image = resize(image, (image.shape[2] // 2, image.shape[3] // 2))
+        context_features = self.encoder(context_image)
+        context = self.head(context_features)
+        attention = self._attention(context_features, context)
+        if detail_box is None:
+            detail = self._detail_windows(image)
+            box = Box(0, image.shape[2], 0, image.shape[3])
+        else:
+            box = detail_box
+            detail = self.head(self.encoder(image[:, :, box.top : box.bottom, box.left : box.right]))
+        fused, context = self._fuse(context, detail, attention, box)
+        return HRDAOutput(fused, detail if detail_box is not None else None, context, context_features[-1])
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Normalised image of any size (N, 3, H, W) -> logits (N, C, H, W): pads, runs sliding detail windows, crops."""
+        padded = self.pad(image)
+        logits = resize(self(padded).fused, (padded.shape[2], padded.shape[3]))
+        return logits[:, :, : image.shape[2], : image.shape[3]]
+
+    def _attention(self, context_features: Sequence[Tensor], context: Tensor) -> Tensor:
+        if self.scale_attention is None:
+            return torch.full_like(context[:, :1], 0.5)
+        return torch.sigmoid(self.scale_attention(context_features))
+
+    def _fuse(self, context: Tensor, detail: Tensor, attention: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+        """Attention-weighted sum on the detail's grid; attention counts only inside the detail box."""
+        inside = torch.zeros_like(attention)
+        cell = round(STRIDE / CONTEXT_SCALE)
+        inside[:, :, box.top // cell : box.bottom // cell, box.left // cell : box.right // cell] = 1
+        attention = attention * inside
+        size = (2 * context.shape[2], 2 * context.shape[3])
+        context = (1 - attention) * context
+        pasted = detail.new_zeros((detail.shape[0], detail.shape[1], *size))
+        top, left = box.top // STRIDE, box.left // STRIDE
+        pasted[:, :, top : top + detail.shape[2], left : left + detail.shape[3]] = detail
+        return resize(attention, size) * pasted + resize(context, size), context
+
+    def _detail_windows(self, image: Tensor) -> Tensor:
+        """Logits (N, C, H/4, W/4) of overlapping detail windows, averaged where they overlap; one batch of windows."""
+        n, _, height, width = image.shape
+        boxes = window_boxes(height, width, self.detail_size, self.detail_overlap, BOX_STEP)
+        windows = torch.cat([image[:, :, b.top : b.bottom, b.left : b.right] for b in boxes])
+        logits = self.head(self.encoder(windows))
+        total = logits.new_zeros((n, logits.shape[1], height // STRIDE, width // STRIDE))
+        count = logits.new_zeros((1, 1, height // STRIDE, width // STRIDE))
+        for box, window in zip(boxes, logits.split(n), strict=True):
+            rows = slice(box.top // STRIDE, box.bottom // STRIDE)
+            columns = slice(box.left // STRIDE, box.right // STRIDE)
+            total[:, :, rows, columns] += window
+            count[:, :, rows, columns] += 1
+        averaged: Tensor = total / count
+        return averaged
+
+
+def window_boxes(height: int, width: int, window: tuple[int, int], overlap: float, step: int = 1) -> list[Box]:
+    """Windows (height, width) that cover the image, row by row; the last ones are shifted back inside.
+
+    Neighbours overlap by the share `overlap`; the stride is rounded to a multiple of `step`. A side shorter than the
+    window gives one window of that side.
+    """
+    boxes = []
+    for top in _starts(height, window[0], overlap, step):
+        for left in _starts(width, window[1], overlap, step):
+            boxes.append(Box(top, min(top + window[0], height), left, min(left + window[1], width)))
+    return boxes
+
+
+def _starts(length: int, window: int, overlap: float, step: int) -> list[int]:
+    stride = max(round(window * (1 - overlap) / step) * step, step)
+    count = -(-max(length - window, 0) // stride) + 1
+    return [max(min(i * stride, length - window), 0) for i in range(count)]

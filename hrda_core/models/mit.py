@@ -1,0 +1,197 @@
+"""Mix Transformer encoders MiT-B0 to B5 (Xie et al., SegFormer, arXiv 2105.15203, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from hrda_core.models.encoder import Encoder
+
+HEADS = (1, 2, 5, 8)
+REDUCTIONS = (
+    8,
+    4,
+    2,
+    1,
+)  # keys and values are pooled by this factor, so that every stage attends over equally few tokens
+MLP_RATIO = 4
+
+
+@dataclass(frozen=True)
+class MiTVariant:
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+_WIDE = (64, 128, 320, 512)
+MIT_VARIANTS = {
+    "mit_b0": MiTVariant((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": MiTVariant(_WIDE, (2, 2, 2, 2)),
+    "mit_b2": MiTVariant(_WIDE, (3, 4, 6, 3)),
+    "mit_b3": MiTVariant(_WIDE, (3, 4, 18, 3)),
+    "mit_b4": MiTVariant(_WIDE, (3, 8, 27, 3)),
+    "mit_b5": MiTVariant(_WIDE, (3, 6, 40, 3)),
+}
+
+
+def tokens_of(feature: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H*W, C)."""
+    return feature.flatten(2).transpose(1, 2)
+
+
+def feature_of(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(N, H*W, C) -> (N, C, H, W)."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
+
+
+class PatchEmbedding(nn.Module):
+    """Overlapping patches: a strided convolution whose kernel is wider than its stride, then LayerNorm."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(channels, eps=1e-5)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, int, int]:
+        feature = self.proj(image)
+        return self.norm(tokens_of(feature)), feature.shape[2], feature.shape[3]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention of (N, heads, length, channels).
+
+    In float32 the published order of operations is kept, so that results can be compared to the last digits; the fused
+    kernel rounds otherwise and gains nothing on a CPU. Lower precisions take the fused kernel.
+    """
+    if query.dtype != torch.float32:
+        return F.scaled_dot_product_attention(query, key, value)
+    scores = (query @ key.transpose(-2, -1)) * query.shape[-1] ** -0.5
+    attended: Tensor = scores.softmax(dim=-1) @ value
+    return attended
+
+
+class EfficientAttention(nn.Module):
+    """Self-attention whose keys and values come from tokens pooled by `reduction` in each direction."""
+
+    def __init__(self, channels: int, heads: int, reduction: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(channels, 2 * channels)  # rows [0, C) are the keys, [C, 2C) the values
+        self.proj = nn.Linear(channels, channels)
+        self.sr: nn.Conv2d | None = None
+        self.norm: nn.LayerNorm | None = None
+        if reduction > 1:
+            self.sr = nn.Conv2d(channels, channels, reduction, reduction)
+            self.norm = nn.LayerNorm(channels, eps=1e-5)
+
+    def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        n, length, c = tokens.shape
+        pooled = tokens
+        if self.sr is not None and self.norm is not None:
+            pooled = self.norm(tokens_of(self.sr(feature_of(tokens, height, width))))
+        query = self.q(tokens).reshape(n, length, self.heads, c // self.heads).transpose(1, 2)
+        key, value = self.kv(pooled).reshape(n, -1, 2, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        attended = attend(query, key, value)
+        return self.proj(attended.transpose(1, 2).reshape(n, length, c))  # type: ignore[no-any-return]
+
+
+class MixFFN(nn.Module):
+    """Linear, depthwise 3x3 convolution (the only source of position), GELU, linear."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = MLP_RATIO * channels
+        self.fc1 = nn.Linear(channels, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        hidden = self.dwconv(feature_of(self.fc1(tokens), height, width))
+        return self.fc2(F.gelu(tokens_of(hidden)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with stochastic depth."""
+
+    def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.attn = EfficientAttention(channels, heads, reduction)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = MixFFN(channels)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), height, width))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens), height, width))  # type: ignore[no-any-return]
+
+
+class Stage(nn.Module):
+    """Patch embedding, blocks, final norm: (N, C_in, H, W) -> (N, C_out, H/stride, W/stride)."""
+
+    def __init__(self, patch_embed: PatchEmbedding, blocks: list[Block], channels: int) -> None:
+        super().__init__()
+        self.patch_embed = patch_embed
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        tokens, height, width = self.patch_embed(feature)
+        for block in self.blocks:
+            tokens = block(tokens, height, width)
+        return feature_of(self.norm(tokens), height, width)
+
+
+class MixTransformer(Encoder):
+    """MiT encoder.
+
+    Args:
+        variant: `mit_b0` to `mit_b5`.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 over the blocks.
+    """
+
+    size_multiple = 4
+    min_size = 32  # the first stage pools 8x8 tokens of 4x4 pixels
+
+    def __init__(self, variant: str, drop_path_rate: float = 0.1) -> None:
+        super().__init__()
+        if variant not in MIT_VARIANTS:
+            raise ValueError(f"encoder {variant!r} is not a Mix Transformer: use one of {', '.join(MIT_VARIANTS)}")
+        shape = MIT_VARIANTS[variant]
+        self.channels = shape.channels
+        rates = np.linspace(0, drop_path_rate, sum(shape.depths)).tolist()
+        self.stages = nn.ModuleList()
+        in_channels = 3
+        for i, (channels, depth) in enumerate(zip(shape.channels, shape.depths, strict=True)):
+            embedding = PatchEmbedding(in_channels, channels, kernel=7 if i == 0 else 3, stride=4 if i == 0 else 2)
+            blocks = [Block(channels, HEADS[i], REDUCTIONS[i], rates.pop(0)) for _ in range(depth)]
+            self.stages.append(Stage(embedding, blocks, channels))
+            in_channels = channels
+        self.apply(_initialise)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> four features at strides 4, 8, 16, 32."""
+        features = []
+        feature = image
+        for stage in self.stages:
+            feature = stage(feature)
+            features.append(feature)
+        return features
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,72 @@
+"""The named configurations. The published ones hold the papers' constants; their tests assert each value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hrda_core.config import (
+    AdaptationConfig,
+    DataConfig,
+    InferenceConfig,
+    ModelConfig,
+    OptimisationConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+_CITYSCAPES_THINGS = (
+    *("traffic light", "traffic sign", "person", "rider", "car"),
+    *("truck", "bus", "train", "motorcycle", "bicycle"),
+)
+_STANDARD = TrainConfig()
+_PUBLISHED_HRDA = TrainConfig(
+    precision="fp32",
+    model=ModelConfig(encoder="mit_b5"),
+    data=DataConfig(crop_height=1024, crop_width=1024),
+    adaptation=AdaptationConfig(
+        source_warmup=0,
+        teacher_norm="batch",
+        pseudo_labels="confident-fraction",
+        margin_top=30 / 1024,
+        margin_bottom=240 / 1024,
+        margin_left=30 / 2048,
+        margin_right=30 / 2048,
+        mixing="class-mix",
+        feature_distance_classes=_CITYSCAPES_THINGS,
+    ),
+    optimisation=OptimisationConfig(iterations=40_000),
+    inference=InferenceConfig(network="student", tune_thresholds=False),
+    schedule=ScheduleConfig(validate_every=4000, checkpoint_every=4000, preview_every=4000),
+)
+PRESETS: dict[str, TrainConfig] = {
+    "quick": TrainConfig(  # a first look, also on CPU
+        model=ModelConfig(encoder="mobilenetv2_050", head_channels=64),
+        data=DataConfig(crop_height=192, crop_width=192, flip_vertical=0.5, rotate=0.5, source_photometric=0.5, workers=0),
+        adaptation=AdaptationConfig(teacher_alpha=0.99, feature_distance_weight=0.0),
+        optimisation=OptimisationConfig(iterations=600, batch_size=4, learning_rate=2e-4, warmup_iterations=50),
+        schedule=ScheduleConfig(validate_every=200, checkpoint_every=200, preview_every=200),
+    ),
+    "standard": _STANDARD,
+    "published-hrda": _PUBLISHED_HRDA,
+    "published-mic": replace(_PUBLISHED_HRDA, adaptation=replace(_PUBLISHED_HRDA.adaptation, mask_weight=1.0)),
+    "crack-tutorial": TrainConfig(
+        model=ModelConfig(encoder="mit_b5"),
+        data=DataConfig(crop_height=512, crop_width=512, fit_short=512, fit_long=640),
+        optimisation=OptimisationConfig(
+            iterations=20_000,
+            batch_size=6,
+            learning_rate=1e-4,
+            weight_decay=1e-4,
+            warmup_iterations=500,
+            warmup_ratio=1e-3,
+            min_learning_rate=1e-7,
+        ),
+    ),
+}
+
+
+def preset(name: str) -> TrainConfig:
+    """One of the named configurations: quick, standard, published-hrda, published-mic, crack-tutorial."""
+    if name not in PRESETS:
+        raise ValueError(f"preset={name!r}: use one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,71 @@
+"""What a run tells its listener. A listener is any callable that takes an event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Event:
+    iteration: int
+    time: float = field(default_factory=time.time, kw_only=True)  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """After every iteration: `iteration` of `total` are done."""
+
+    total: int
+
+
+@dataclass(frozen=True)
+class Metrics(Event):
+    """Scalars by name: losses, learning rate, pseudo-label shares, validation figures."""
+
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Preview(Event):
+    """Predictions on fixed target photos: name, photo (H, W, 3), labels (H, W), confidence (H, W)."""
+
+    pictures: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(Event):
+    path: Path
+    best: bool
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The run came to its end; `score` is the best checkpoint's, None without a validation set."""
+
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The run stopped with an error; `reason` is a sentence for the user."""
+
+    reason: str
+
+
+Listener = Callable[[Event], None]
+
+
+def broadcast(*listeners: Listener) -> Listener:
+    """One listener that hands every event to several."""
+
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell

@@ -1,0 +1,71 @@
+"""Evaluation of a network on labelled images, one image in memory at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrda_core.data.samples import Dataset, Image
+from hrda_core.evaluation.metrics import Metrics, SegmentationMetrics
+from hrda_core.evaluation.thresholds import ThresholdSweep, apply_thresholds
+
+Probabilities = Callable[[Image], NDArray[np.float32]]  # (H, W, 3) uint8 RGB -> (C, H, W) float32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """argmax: figures of the plain argmax. thresholded: at the given thresholds (equal to argmax without any).
+
+    tuned: the threshold of best IoU for each foreground class on this very set. tuned_iou: that IoU, an optimistic
+    figure, since the threshold was chosen on the same pixels.
+    """
+
+    argmax: Metrics
+    thresholded: Metrics
+    tuned: tuple[float, ...]
+    tuned_iou: tuple[float, ...]
+
+    def score(self, tuned: bool, has_background: bool) -> float:
+        """What the best checkpoint is chosen by: mean IoU over the foreground classes (over all without background)."""
+        if tuned:
+            values = [v for v in self.tuned_iou if not math.isnan(v)]
+            return float(np.mean(values)) if values else math.nan
+        return self.argmax.mean_iou_foreground if has_background else self.argmax.mean_iou
+
+
+def evaluate(
+    probabilities: Probabilities,
+    dataset: Dataset,
+    thresholds: Sequence[float] | None = None,
+    tolerance: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Predicts every labelled image of the data set and compares.
+
+    Raises:
+        ValueError: the data set has no labelled image.
+    """
+    dataset = dataset.labelled()
+    if len(dataset) == 0:
+        raise ValueError("the validation set has no labelled image: give it masks, or train without validation")
+    classes, background = len(dataset.classes), dataset.has_background
+    argmax = SegmentationMetrics(classes, background, tolerance)
+    thresholded = SegmentationMetrics(classes, background, tolerance)
+    sweep = ThresholdSweep(classes, background)
+    for i in range(len(dataset)):
+        shares, mask = probabilities(dataset.image(i)), dataset.mask(i)
+        assert mask is not None  # `labelled` keeps only those
+        argmax.update(apply_thresholds(shares, None, background)[0], mask)
+        if thresholds is not None:
+            thresholded.update(apply_thresholds(shares, thresholds, background)[0], mask)
+        sweep.update(shares, mask)
+        if progress is not None:
+            progress(i + 1, len(dataset))
+    tuned = sweep.best()
+    tuned_iou = tuple(sweep.iou_at(threshold)[i] for i, threshold in enumerate(tuned))
+    plain = argmax.compute()
+    return Evaluation(plain, plain if thresholds is None else thresholded.compute(), tuple(tuned), tuned_iou)

@@ -1,0 +1,17 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real photos and weights, for tests marked `data`: $HRDA_DATA, or shared/data beside the checkout."""
+    path = Path(os.environ.get("HRDA_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not path.is_dir():
+        pytest.fail(f"no data in {path}: set HRDA_DATA to the directory that holds weights/, cracks_real/ and so on")
+    return path
