@@ -59,4 +59,4 @@ def markdown(results: list[dict[str, Any]], foreground: bool) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"

@@ -10,9 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from benchmarks.arms import ARMS, markdown, run_arm
 from hrda_core import Dataset, TrainConfig, preset
@@ -37,7 +34,13 @@ def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
                 "workers": 4,
             },
             "adaptation": {"feature_distance_weight": 0.0},
-            "optimisation": {"iterations": iterations, "batch_size": 4, "learning_rate": 2e-4, "head_factor": 5.0, "warmup_iterations": 100},
+            "optimisation": {
+                "iterations": iterations,
+                "batch_size": 4,
+                "learning_rate": 2e-4,
+                "head_factor": 5.0,
+                "warmup_iterations": 100,
+            },
             "schedule": {"validate_every": 500, "checkpoint_every": 500, "preview_every": 500, "previews": 8, "log_every": 20},
         }
     )
@@ -61,18 +64,11 @@ def main() -> None:
     settings = CrackSynthesis(count=options.synthetic, textures=options.textures, label_width=options.label_width, seed=1)
     synthesize(root / "synthetic", settings)
     config = configuration(options.weights, options.iterations, options.seed)
-    for change in options.set:
-        name, _, value = change.partition("=")
-        content: Any = yaml.safe_load(value)
-        for part in reversed(name.split(".")):
-            content = {part: content}
-        config = config.updated(content)
+    config = config.changed(options.set)
     source = Dataset.from_folder(root / "synthetic")
     target = Dataset.from_folder(Path(options.data) / "unlabelled")
     validation = Dataset.from_folder(Path(options.data) / "val")
-    results = [
-        run_arm(arm, config, source, target, validation, root / f"{arm}_seed{options.seed}") for arm in options.arms
-    ]
+    results = [run_arm(arm, config, source, target, validation, root / f"{arm}_seed{options.seed}") for arm in options.arms]
     (root / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     print(markdown(results, foreground=True))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+import cv2
 from tqdm import tqdm
 
 from hrda_core.config import TrainConfig
@@ -28,9 +31,10 @@ from hrda_core.training.validation import evaluate
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
+    cv2.setNumThreads(1)  # images are handled side by side; threads within one image would only compete
     try:
         options.run(options)
-    except (ValueError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, RuntimeError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -40,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    report = demo(Path(options.directory), options.source, options.target, options.validation, options.seed)
+    report = demo(Path(options.directory), options.source, options.target, options.validation, options.seed, options.set)
     print(f"Report: {report.resolve()}")
 
 
@@ -68,20 +72,23 @@ def _train(options: argparse.Namespace) -> None:
     config = TrainConfig.load(options.config or stored) if options.config or stored.is_file() else preset(options.preset)
     folders = {name: value for name in ("source", "target", "validation") if (value := getattr(options, name))}
     config = config.updated({"data": folders})
-    for change in options.set:
-        config = config.updated(_change(change))
+    config = config.changed(options.set)
     sets = {name: _datasets(getattr(config.data, name)) for name in ("source", "target", "validation")}
     result = train(config, **sets, listener=ProgressBar(config.mode), directory=directory, resume=options.resume)
     score = "" if result.score is None else f", validation score {result.score:.4f}"
     print(f"Best checkpoint: {result.best}{score}")
-    print(f"Report: {write_run_report(result.directory, sets['validation'] or sets['target']).resolve()}")
+    target = sets["target"]
+    photos = sets["validation"] or (None if target is None else replace(target, masks=None))  # never to be seen, nor shown
+    print(f"Report: {write_run_report(result.directory, photos).resolve()}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     predictor = Predictor(options.checkpoint, options.device, network=options.network)
     dataset = Dataset.from_folder(options.data)
     if [c.name for c in dataset.classes] != [c.name for c in predictor.classes]:
-        raise ValueError(f"classes of {options.data} differ from the checkpoint's: {', '.join(c.name for c in predictor.classes)}")
+        raise ValueError(
+            f"classes of {options.data} differ from the checkpoint's: {', '.join(c.name for c in predictor.classes)}"
+        )
     with _progress("evaluate") as progress:
         result = evaluate(predictor.probabilities, dataset, predictor.thresholds, options.tolerance, progress)
     figures: dict[str, Any] = {
@@ -90,7 +97,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         "thresholds": predictor.thresholds,
         "at_thresholds": result.thresholded.as_dict(),
         "best_thresholds_here": result.tuned,
-        "iou_at_best_thresholds_here": result.tuned_iou,
+        "iou_at_best_thresholds_here": [None if math.isnan(iou) else iou for iou in result.tuned_iou],
     }
     text = json.dumps(figures, indent=1)
     if options.json:
@@ -100,7 +107,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     thresholds: str | list[float] = options.thresholds
-    if options.thresholds not in ("tuned", "argmax"):
+    with contextlib.suppress(ValueError):  # a name, then, which the predictor checks
         thresholds = [float(part) for part in options.thresholds.split(",")]
     predictor = Predictor(options.checkpoint, options.device, network=options.network, thresholds=thresholds)
     with _progress("predict") as progress:
@@ -110,17 +117,6 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _datasets(folders: tuple[str, ...]) -> Dataset | None:
     return join([Dataset.from_folder(folder) for folder in folders]) if folders else None
-
-
-def _change(text: str) -> dict[str, Any]:
-    """`optimisation.iterations=300` -> {"optimisation": {"iterations": 300}}."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set {text}: write it as field=value, for instance optimisation.iterations=300")
-    content: Any = yaml.safe_load(value)
-    for part in reversed(name.split(".")):
-        content = {part: content}
-    return dict(content)
 
 
 class _progress:
@@ -146,10 +142,13 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("demo", help="compare source-only with adapted training; writes report.html")
     command.add_argument("directory", nargs="?", default="runs/demo")
-    command.add_argument("--source", default="", help="labelled folder (images/, masks/, classes.json); default: synthesized cracks")
+    command.add_argument(
+        "--source", default="", help="labelled folder (images/, masks/, classes.json); default: synthesized cracks"
+    )
     command.add_argument("--target", default="", help="folder of unlabelled photos")
     command.add_argument("--validation", default="", help="labelled folder of the target's appearance")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="model.pretrained=false")
     command.set_defaults(run=_demo)
 
     command = commands.add_parser("synthesize", help="make a labelled synthetic crack set")
@@ -161,7 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--textures", default=defaults.textures, help="folder of crack-free photos; default: procedural")
     command.add_argument("--look", default=defaults.look, choices=["any", *(look for look in LOOKS if look != "any")])
     command.add_argument("--label-width", type=float, default=defaults.label_width, help="label width over crack width")
-    command.add_argument("--label-margin", type=float, default=defaults.label_margin, help="pixels added on each side at size 512")
+    command.add_argument(
+        "--label-margin", type=float, default=defaults.label_margin, help="pixels added on each side at size 512"
+    )
     command.add_argument("--crack-free", type=float, default=defaults.crack_free, help="share of images without a crack")
     command.add_argument("--distractors", type=float, default=defaults.distractors, help="how many things that are no cracks")
     command.add_argument("--workers", type=int, default=None, help="processes; default: all cores")

@@ -6,7 +6,7 @@ presets (presets.py) hold the published values. "auto" fields are settled by `Tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class DataConfig:
         for name in ("flip", "flip_vertical", "rotate", "source_photometric"):
             _share(f"data.{name}", getattr(self, name))
         _check(0 <= self.scale_jitter <= 2, "data.scale_jitter", self.scale_jitter, "use 0 to 2 octaves")
+        _check(self.fit_short >= 0, "data.fit_short", self.fit_short, "must not be negative")
         _check(
             (self.fit_short > 0) == (self.fit_long > 0),
             "data.fit_short",
@@ -305,6 +306,21 @@ class TrainConfig:
         """A copy with nested changes: `config.updated({"optimisation": {"iterations": 300}})`."""
         return from_dict(TrainConfig, merged(self.as_dict(), changes))
 
+    def changed(self, assignments: Sequence[str]) -> TrainConfig:
+        """A copy with changes written as text: ["optimisation.iterations=300", "mode=supervised"].
+
+        All are applied at once, so that fields which constrain each other can change together.
+        """
+        changes: dict[str, Any] = {}
+        for text in assignments:
+            name, equals, value = text.partition("=")
+            _check(bool(equals), "assignment", text, "write it as field=value, for instance optimisation.iterations=300")
+            content = parse_yaml(value)
+            for part in reversed(name.split(".")):
+                content = {part: content}
+            changes = merged(changes, content)
+        return self.updated(changes)
+
     def as_dict(self) -> dict[str, Any]:
         return as_dict(self)
 
@@ -322,4 +338,9 @@ class TrainConfig:
 
     @staticmethod
     def load(path: str | Path) -> TrainConfig:
-        return TrainConfig.from_yaml(Path(path).read_text(encoding="utf-8"))
+        """Reads a YAML file; errors as in `from_yaml`, and for a file that cannot be read."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"configuration file {path} cannot be read ({error}): give a YAML text file") from error
+        return TrainConfig.from_yaml(text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -33,7 +35,7 @@ def parse_yaml(text: str) -> Any:
 def from_dict(cls: type[_T], content: Any, where: str = "") -> _T:
     """Builds a (nested) dataclass from plain types, checking names and types."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where or 'configuration'}={content!r}: must be a mapping of fields")
+        raise ValueError(f"{where.rstrip('.') or 'configuration'}={content!r}: must be a mapping of fields")
     hints = typing.get_type_hints(cls)
     unknown = [str(key) for key in content if key not in hints]
     if unknown:
@@ -49,16 +51,14 @@ def _value(hint: Any, value: Any, name: str) -> Any:
             raise ValueError(f"{name}={value!r}: must be a list of texts")
         return tuple(value)
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 6e-5 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{name}={value!r}: must be of type {hint.__name__}")
-    if hint is float and value != value:
-        raise ValueError(f"{name}={value!r}: must be a number")
+    if hint is float and not math.isfinite(value):
+        raise ValueError(f"{name}={value!r}: must be a finite number")
     return value
 
 

@@ -107,7 +107,7 @@ def test_training_step_gradients_and_norm_buffers() -> None:
     for key, theirs in numbers["grad_l2"].items():
         assert gradients[our_name(key)].norm().item() == pytest.approx(theirs, rel=1e-3, abs=1e-6), key
     for key in (key.removeprefix("grad:") for key in expected if key.startswith("grad:")):
-        assert_close(gradients[our_name(key)], expected[f"grad:{key}"], 2e-5)
+        assert_close(gradients[our_name(key)], expected[f"grad:{key}"], 5e-5)
     bottleneck, attention = model.head.fuse.bottleneck.bn, model.scale_attention.fuse.bn
     for name, norm in (("head.fuse_layer.bottleneck", bottleneck), ("scale_attention.fuse_layer", attention)):
         for buffer in ("running_mean", "running_var"):

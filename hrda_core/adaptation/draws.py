@@ -67,4 +67,4 @@ class StepDraws:
 
 
 def _start(rng: np.random.Generator, length: int, crop: int, step: int) -> int:
-    return int(rng.integers(0, (length - crop) // step + 1)) * step
+    return int(rng.integers(0, max((length - crop + 1) // step, 1))) * step  # the published range: never the last position

@@ -20,11 +20,11 @@ def downscale_label(label: Tensor, size: tuple[int, int], min_ratio: float, num_
 
     Ignored pixels count as a class of their own, so that a cell of them becomes 255.
     """
-    with_ignore = torch.where(label == IGNORE, num_classes, label)
-    shares = F.adaptive_avg_pool2d(F.one_hot(with_ignore, num_classes + 1).permute(0, 3, 1, 2).float(), size)
+    classes = [*range(num_classes), IGNORE]
+    # class by class: one-hot labels of a published-size batch would take most of a gigabyte
+    shares = torch.stack([F.adaptive_avg_pool2d((label == c).float(), size) for c in classes], dim=1)
     ratio, small = shares.max(dim=1)
-    small[small == num_classes] = IGNORE
-    small[ratio < min_ratio] = IGNORE
+    small[(small == num_classes) | (ratio < min_ratio)] = IGNORE
     return small
 
 

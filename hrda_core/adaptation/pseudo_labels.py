@@ -47,5 +47,5 @@ def without_margins(pseudo: PseudoLabels, valid: Tensor | None, ignore_top: int 
     if ignore_top or ignore_bottom:
         weight = weight.clone()
         weight[:, :ignore_top] = 0
-        weight[:, weight.shape[1] - ignore_bottom :] = 0
+        weight[:, max(weight.shape[1] - ignore_bottom, 0) :] = 0
     return pseudo._replace(weight=weight)

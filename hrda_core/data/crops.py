@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ def scale_of(height: int, width: int, scale: float, fit_short: int, fit_long: in
 
 def draw_region(rng: np.random.Generator, height: int, width: int, crop: tuple[int, int], scale: float) -> Region:
     """A region that, resized by `scale`, gives the crop; the whole side where the image is smaller."""
-    h, w = min(round(crop[0] / scale) or 1, height), min(round(crop[1] / scale) or 1, width)
+    h, w = min(math.ceil(crop[0] / scale), height), min(math.ceil(crop[1] / scale), width)
     return Region(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
 
 
@@ -47,12 +48,14 @@ def cut(array: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
 
 def to_crop(array: NDArray[np.uint8], crop: tuple[int, int], scale: float, fill: int | None) -> NDArray[np.uint8]:
     """Resizes a cut region by `scale` and pads it to the crop: with `fill` (masks, nearest), or reflected (images)."""
-    height = min(crop[0], max(round(array.shape[0] * scale), 1))
-    width = min(crop[1], max(round(array.shape[1] * scale), 1))
+    height, width = max(round(array.shape[0] * scale), 1), max(round(array.shape[1] * scale), 1)
     if array.shape[:2] != (height, width):
         smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        array = np.asarray(cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST if fill is not None else smooth))
-    pad = (0, crop[0] - height, 0, crop[1] - width)
+        array = np.asarray(
+            cv2.resize(array, (width, height), interpolation=cv2.INTER_NEAREST_EXACT if fill is not None else smooth)
+        )
+    array = array[: crop[0], : crop[1]]  # the region is rounded up to whole pixels
+    pad = (0, max(crop[0] - height, 0), 0, max(crop[1] - width, 0))
     if any(pad):
         mode = cv2.BORDER_REFLECT_101 if fill is None else cv2.BORDER_CONSTANT
         array = np.asarray(cv2.copyMakeBorder(array, *pad, mode, value=[fill or 0]))

@@ -62,11 +62,18 @@ class Dataset:
 
     def image(self, index: int) -> Image:
         image = self.images[index]
-        return read_image(image) if isinstance(image, Path) else image
+        if isinstance(image, Path):
+            return read_image(image)
+        check_image(image, self.name(index))
+        return image
 
     def mask(self, index: int) -> Mask | None:
         mask = None if self.masks is None else self.masks[index]
-        return read_mask(mask, self.classes) if isinstance(mask, Path) else mask
+        if isinstance(mask, Path):
+            return read_mask(mask, self.classes)
+        if mask is not None and (mask.ndim != 2 or mask.dtype != np.uint8):
+            raise ValueError(f"{self.name(index)}: the mask is {mask.dtype} {mask.shape}; pass class indices, uint8 (H, W)")
+        return mask
 
     def labelled(self) -> Dataset:
         """The images that have a mask."""
@@ -80,7 +87,7 @@ class Dataset:
         A folder without `images/` is taken as the images themselves. `classes` serves where there is no classes.json.
 
         Raises:
-            ValueError: no such folder, no image in it, or a broken classes.json.
+            ValueError: no such folder, no image in it, a broken classes.json, or two images that claim one mask.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -95,19 +102,25 @@ class Dataset:
         mask_folder = folder / "masks"
         masks: tuple[Path | None, ...] | None = None
         if mask_folder.is_dir() and classes:
+            check_stems(images)
             candidates = [mask_folder / f"{image.stem}.png" for image in images]
             masks = tuple(path if path.is_file() else None for path in candidates)
         return Dataset(images, masks, tuple(classes or ()))
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """One data set of several that have the same classes in the same order (by name)."""
+    """One data set of several that have the same classes in the same order (by name, and by value where masks are files)."""
     first = datasets[0]
     for other in datasets[1:]:
         if [c.name for c in other.classes] != [c.name for c in first.classes]:
             raise ValueError(
                 f"classes {[c.name for c in other.classes]} and {[c.name for c in first.classes]} differ: "
                 f"data sets that are used together need the same classes in the same order"
+            )
+        if other.masks is not None and [c.value for c in other.classes] != [c.value for c in first.classes]:
+            raise ValueError(
+                f"classes.json: the values {[c.value for c in other.classes]} and {[c.value for c in first.classes]} differ: "
+                f"data sets that are joined need the same numbers in their mask files"
             )
     masks: list[Path | Mask | None] = []
     for dataset in datasets:
@@ -119,14 +132,39 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
 def read_classes(path: Path) -> tuple[ClassInfo, ...]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(ClassInfo(e["name"], (*map(int, e["color"]),), int(e["value"])) for e in entries)  # type: ignore[arg-type]
+        classes = [(str(e["name"]), [int(c) for c in e["color"]], int(e["value"])) for e in entries]
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: must be a list of {{"name", "color", "value"}} in index order ({error!r})') from error
+    if not classes:
+        raise ValueError(f'{path}: the list of classes is empty; give at least one {{"name", "color", "value"}}')
+    for name, color, value in classes:
+        if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+            raise ValueError(f"{path}: class {name!r} has color {color}; give three numbers from 0 to 255")
+        if not 0 <= value <= 255:
+            raise ValueError(f"{path}: class {name!r} has value {value}; masks are 8-bit, so use 0 to 255")
+    for what, given in (("names", [c[0] for c in classes]), ("values", [c[2] for c in classes])):
+        if len(set(given)) < len(classes):
+            raise ValueError(f"{path}: the {what} {given} are not all different; give every class its own")
+    return tuple(ClassInfo(name, (color[0], color[1], color[2]), value) for name, color, value in classes)
 
 
 def write_classes(path: Path, classes: Sequence[ClassInfo]) -> None:
     entries = [{"name": c.name, "color": list(c.color), "value": c.value} for c in classes]
     path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+
+
+def check_image(image: Image, name: str) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"{name}: an array of {image.dtype} {image.shape} is no image; pass RGB uint8 (H, W, 3)")
+
+
+def check_stems(images: Sequence[Path]) -> None:
+    """Masks and predictions are named after the stem, so that two images must not share one."""
+    seen: dict[str, Path] = {}
+    for path in images:
+        if path.stem in seen:
+            raise ValueError(f"{path} and {seen[path.stem].name} differ only in their suffix: rename one, masks go by the stem")
+        seen[path.stem] = path
 
 
 def read_image(path: Path) -> Image:
@@ -143,7 +181,10 @@ def read_mask(path: Path, classes: Sequence[ClassInfo]) -> Mask:
     Raises:
         ValueError: unreadable, not one channel, or a value that no class has.
     """
-    mask = cv2.imdecode(_bytes(path), cv2.IMREAD_UNCHANGED)
+    content = _bytes(path)
+    if content[:4].tobytes() == b"\x89PNG" and content[25:26].tobytes() == b"\x03":  # OpenCV would give colours, not indices
+        raise ValueError(f"{path}: the mask has a colour palette; save class numbers in one grey channel")
+    mask = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise ValueError(f"{path}: cannot be read as a mask; remove or replace the file")
     if mask.ndim == 3:
@@ -171,7 +212,13 @@ def class_pixels(dataset: Dataset, workers: int = 4) -> NDArray[np.int64]:
         mask = dataset.mask(index)
         if mask is None:
             return np.zeros(len(bins), dtype=np.int64)
-        return np.bincount(mask.ravel(), minlength=256)[bins]
+        counts = np.bincount(mask.ravel(), minlength=256)
+        strange = np.setdiff1d(np.flatnonzero(counts), bins)
+        if strange.size:
+            raise ValueError(
+                f"{dataset.name(index)}: mask value {strange[0]} is no class; use 0 to {len(bins) - 2}, or {IGNORE} to ignore"
+            )
+        return counts[bins]
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         return np.stack(list(pool.map(count, range(len(dataset)))))

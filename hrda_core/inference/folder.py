@@ -7,21 +7,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 
-from hrda_core.data.samples import IGNORE, IMAGE_SUFFIXES, read_image, write_classes
+from hrda_core.data.samples import IGNORE, IMAGE_SUFFIXES, check_stems, read_image, write_classes
 from hrda_core.evaluation.pictures import overlay
 from hrda_core.inference.predictor import Predictor
 
 
-def predict_folder(
-    predictor: Predictor, source: Path, output: Path, progress: Callable[[int, int], None] | None = None
-) -> int:
+def predict_folder(predictor: Predictor, source: Path, output: Path, progress: Callable[[int, int], None] | None = None) -> int:
     """Writes masks/{stem}.png (class values as in classes.json, 255 = no class), overlays/{stem}.jpg and classes.json.
 
     Returns how many photos were predicted.
 
     Raises:
-        ValueError: no such file or folder, no photo in it, or a photo that cannot be read.
+        ValueError: no such file or folder, no photo in it, a photo that cannot be read, or two that share a stem.
     """
     if not source.exists():
         raise ValueError(f"input {source} does not exist: give a photo or a folder of photos")
@@ -29,6 +28,7 @@ def predict_folder(
     photos = [source] if source.is_file() else sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not photos:
         raise ValueError(f"input {source} holds no photo: expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    check_stems(photos)
     for name in ("masks", "overlays"):
         (output / name).mkdir(parents=True, exist_ok=True)
     write_classes(output / "classes.json", predictor.classes)
@@ -46,7 +46,7 @@ def predict_folder(
     return len(photos)
 
 
-def _write(path: Path, picture: np.ndarray) -> None:  # type: ignore[type-arg]
+def _write(path: Path, picture: MatLike) -> None:
     success, content = cv2.imencode(path.suffix, picture)
     if not success:
         raise ValueError(f"{path}: the picture could not be encoded")

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from hrda_core.data.crops import scale_of
-from hrda_core.data.samples import ClassInfo, Image, read_image
+from hrda_core.data.samples import ClassInfo, Image, check_image, read_image
 from hrda_core.evaluation.thresholds import apply_thresholds
 from hrda_core.inference.tiling import slide_logits
 from hrda_core.models.checkpoints import load_checkpoint, model_of
@@ -90,9 +90,10 @@ class Predictor:
 
     def predict(self, images: Sequence[Image | str | Path], probabilities: bool = False) -> list[Prediction]:
         """Images (H, W, 3) uint8 RGB or paths, of any size -> one prediction each, at the image's size."""
-        predictions = []
+        predictions: list[Prediction] = []
         for item in images:
             image = item if isinstance(item, np.ndarray) else read_image(Path(item))
+            check_image(image, f"image {len(predictions)}" if isinstance(item, np.ndarray) else str(item))
             shares = self.probabilities(image)
             labels, confidence = apply_thresholds(shares, self.thresholds, self.has_background)
             predictions.append(Prediction(labels, confidence, shares if probabilities else None))
@@ -150,7 +151,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type, or None for float32."""
+    """The autocast type, or None for float32.
+
+    Raises:
+        ValueError: another name than "auto", "fp32" and "bf16".
+    """
+    if name not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"precision={name!r}: use 'auto', 'fp32' or 'bf16'")
     if name == "bf16" or (name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):
         return torch.bfloat16
     return None

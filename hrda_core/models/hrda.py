@@ -74,7 +74,9 @@ class HRDA(nn.Module):
         if not 1 <= num_classes <= 255:
             raise ValueError(f"num_classes={num_classes}: masks are 8-bit and 255 means ignore, so use 1 to 255")
         step = max(BOX_STEP, encoder.size_multiple)
-        sides = (detail_size, detail_size) if isinstance(detail_size, int) else (detail_size[0], detail_size[1])
+        sides = (detail_size, detail_size) if isinstance(detail_size, int) else tuple(detail_size)
+        if len(sides) != 2:
+            raise ValueError(f"detail_size={sides}: use one side, or (height, width)")
         if multi_resolution and any(side < encoder.min_size or side % step for side in sides):
             raise ValueError(f"detail_size={sides}: use multiples of {step}, at least {encoder.min_size}")
         if not 0 <= detail_overlap < 1:
@@ -121,6 +123,9 @@ class HRDA(nn.Module):
         """Normalised (N, 3, H, W) whose sides are multiples of `size_multiple` (see `pad`).
 
         With a `detail_box` the detail is that one crop (training); without, it is overlapping windows (inference).
+
+        Raises:
+            ValueError: the box is off the grid of `BOX_STEP`, where context and detail would be fused with an offset.
         """
         if not self.multi_resolution:
             features = self.encoder(image)
@@ -134,6 +139,8 @@ class HRDA(nn.Module):
             box = Box(0, image.shape[2], 0, image.shape[3])
         else:
             box = detail_box
+            if any(edge % BOX_STEP for edge in box):
+                raise ValueError(f"detail_box={tuple(box)}: use multiples of {BOX_STEP}")
             detail = self.head(self.encoder(image[:, :, box.top : box.bottom, box.left : box.right]))
         fused, context = self._fuse(context, detail, attention, box)
         return HRDAOutput(fused, detail if detail_box is not None else None, context, context_features[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Any
+from typing import Any, TypeAlias
 
 import timm
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ VIT_WIDTH = 256
 MODULES_WITHOUT_STAGE_NORM = ("swin_transformer", "convnext")
 
 
-def create_timm_encoder(name: str, pretrained: bool | str = False, drop_path_rate: float = 0.0) -> Encoder:
+def create_timm_encoder(name: str, pretrained: bool | str = False, drop_path_rate: float = 0.0) -> TimmEncoder:
     """The encoder for a timm name, with or without a weights tag: `resnet18`, `vit_small_patch14_dinov2.lvd142m`.
 
     Args:
@@ -136,6 +136,9 @@ class TimmViTEncoder(Encoder):
 
     def new_modules(self) -> list[nn.Module]:
         return [self.neck]
+
+
+TimmEncoder: TypeAlias = TimmPyramidEncoder | TimmViTEncoder
 
 
 def _projection(channels: int) -> tuple[nn.Module, nn.Module]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hrda_core.models.load_report import LoadReport
+from hrda_core.models.mit import MIT_VARIANTS
 
 _HUGGING_FACE = (
     (r"^patch_embeddings\.(\d+)\.proj\.", lambda m: f"patch_embed{int(m[1]) + 1}.proj."),
@@ -46,6 +46,7 @@ _OURS = (
     (r"\.fuse_layer\.", ".fuse."),
 )
 _KEY = re.compile(r"^(.*)\.attention\.self\.key\.(weight|bias)$")
+_BLOCK = re.compile(r"^(?:encoder\.)?stages\.(\d)\.blocks\.(\d+)\.")
 
 
 def load_reference_weights(model: nn.Module, state_dict: Mapping[str, Any], which: str = "student") -> LoadReport:
@@ -56,7 +57,7 @@ def load_reference_weights(model: nn.Module, state_dict: Mapping[str, Any], whic
     "student" or the "teacher". Tensors of another shape (say, a classifier for other classes) are left out and reported.
 
     Raises:
-        ValueError: `which` is neither, or nothing in `state_dict` fits the model.
+        ValueError: `which` is neither, the encoder is another one than the model's, or nothing in `state_dict` fits.
     """
     if which not in ("student", "teacher"):
         raise ValueError(f"which={which!r}: use 'student' or 'teacher'")
@@ -64,12 +65,13 @@ def load_reference_weights(model: nn.Module, state_dict: Mapping[str, Any], whic
     own = model.state_dict()
     if not any(key.startswith("encoder.") for key in own):  # a bare encoder
         tensors = {key.removeprefix("encoder."): value for key, value in tensors.items()}
+    _check_variant(_variant(tensors), _variant(own))
     mismatched = {key for key, value in tensors.items() if key in own and own[key].shape != value.shape}
     fitting = {key: value for key, value in tensors.items() if key in own and key not in mismatched}
     if not fitting:
         raise ValueError(
             f"the weights do not belong to this network: none of {len(tensors)} tensors fits, the first being "
-            f"{next(iter(tensors), 'none')!r}; expected names such as {next(iter(own))!r}. Choose the encoder of the file"
+            f"{_first(tensors)}; expected names such as {_first(own)}. Choose the encoder of the file"
         )
     model.load_state_dict(fitting, strict=False)
     return LoadReport(
@@ -93,8 +95,16 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"weights file {path} cannot be read safely: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # damaged bytes raise a dozen unrelated types, KeyError and struct.error among them
+        code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:  # torch's own message advises to load it all the same, which would run the code
+            raise ValueError(
+                f"weights file {path} cannot be read safely: beside tensors it holds {code[1]}; save the state dict alone"
+            ) from error
+        raise ValueError(
+            f"weights file {path} cannot be read ({type(error).__name__}): it is damaged, incomplete or no file of "
+            "tensors; download or copy it again"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"weights file {path} holds a {type(content).__name__}, not a dictionary of tensors")
     return content
@@ -105,7 +115,7 @@ def _select(state_dict: Mapping[str, Any], which: str) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
-    tensors = {key.removeprefix("module."): value for key, value in state_dict.items() if isinstance(value, Tensor)}
+    tensors = {str(key).removeprefix("module."): value for key, value in state_dict.items() if isinstance(value, Tensor)}
     if any(key.startswith(("model.backbone.", "ema_model.backbone.")) for key in tensors):
         prefix = "model." if which == "student" else "ema_model."
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -143,6 +153,27 @@ def our_name(reference_name: str) -> str:
 def _to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     imagenet_classifier = re.compile(r"^(head|classifier)\.(weight|bias)$")
     return {our_name(key): value for key, value in tensors.items() if not imagenet_classifier.match(key)}
+
+
+def _variant(tensors: Mapping[str, Tensor]) -> str | None:
+    """Which Mix Transformer the tensors (under our names) are of, None where they hold no whole one."""
+    depths = [len({m[2] for key in tensors if (m := _BLOCK.match(key)) and m[1] == stage}) for stage in "0123"]
+    width = next((value.shape[0] for key, value in tensors.items() if key.endswith("stages.0.norm.weight")), 0)
+    matching = (name for name, v in MIT_VARIANTS.items() if (*v.depths, v.channels[0]) == (*depths, width))
+    return next(matching, None)
+
+
+def _check_variant(theirs: str | None, ours: str | None) -> None:
+    """The larger MiT contain the smaller ones' names and shapes: loaded unchecked, such a file would fit in part."""
+    if theirs is not None and theirs != ours:
+        raise ValueError(
+            f"the weights are of encoder {theirs!r}, the network has {ours or 'another kind'!r}: build it with "
+            f"encoder {theirs!r}, or choose the file made for its encoder"
+        )
+
+
+def _first(tensors: Mapping[str, Tensor]) -> str:
+    return next((f"{key} {tuple(value.shape)}" for key, value in tensors.items()), "none")
 
 
 def _rename(name: str, rules: Any) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from hrda_core.data.sampling import SourceSampler
 from hrda_core.evaluation.thresholds import apply_thresholds
 from hrda_core.inference.predictor import choose_device, choose_precision, image_probabilities
 from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
-from hrda_core.models.hrda import BOX_STEP, HRDA
+from hrda_core.models.hrda import HRDA
 from hrda_core.training import networks
 from hrda_core.training.events import (
     CheckpointSaved,
@@ -38,7 +38,9 @@ from hrda_core.training.events import (
 )
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
 from hrda_core.training.optimisation import build_optimizer, set_learning_rate
-from hrda_core.training.validation import Evaluation, evaluate
+from hrda_core.training.roles import roles, same_classes
+from hrda_core.training.snapshot import describe
+from hrda_core.training.validation import Evaluation, check_validation, evaluate, scalars
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ class Run:
     ) -> None:
         labelled, self.target, self.labelled_target = roles(config.mode, source, target)
         self.classes = labelled.classes
-        self.validation = _same_classes(validation, labelled)
+        self.validation = same_classes(validation, labelled)
+        if self.validation is not None:
+            check_validation(self.validation)
         self.device = choose_device(config.device)
         pixels = class_pixels(labelled)
         totals = pixels[:, :-1].sum(axis=0)
@@ -149,23 +153,27 @@ class Run:
             iteration = self.iteration
             # seeds dropout and stochastic depth, so that a resumed run repeats them
             torch.manual_seed(config.seed * 1_000_003 + iteration)
+            draws = StepDraws(config.seed, iteration, config.adaptation, config.model.detail_crop)
             rate = set_learning_rate(self.optimizer, iteration, optimisation)
             self.optimizer.zero_grad(set_to_none=True)
-            log = step(self.learner, iteration, source, target, self._draws(iteration))
+            log = step(self.learner, iteration, source, target, draws)
             if optimisation.clip_gradient_norm:
                 torch.nn.utils.clip_grad_norm_(self.learner.student.parameters(), optimisation.clip_gradient_norm)
             self.optimizer.step()
             self.iteration = done = iteration + 1
             for name, value in log.items():
                 sums[name] = sums.get(name, 0) + torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
-            if done % every.log_every == 0 or done == total:
+            validating = done % every.validate_every == 0 or done == total
+            saving = done % every.checkpoint_every == 0 or done == total
+            # also before anything is saved: a loss that became NaN must not reach a file, and averages end at checkpoints
+            if done % every.log_every == 0 or validating or saving:
                 self._log(sums, rate)
                 sums = {}
-            if done % every.validate_every == 0 or done == total:
+            if validating:
                 self._validate()
             if done % every.preview_every == 0 or done == total:
                 self._preview()
-            if done % every.checkpoint_every == 0 or done == total:
+            if saving:
                 self._save("last.pth", None, best=False)
             self.tell(Progress(done, total=total))
 
@@ -213,10 +221,6 @@ class Run:
         data = self.config.data
         return SourceSampler(pixels, data.rare_class_sampling, data.rare_class_temperature, data.rare_class_min_pixels)
 
-    def _draws(self, iteration: int) -> StepDraws:
-        box_step = max(BOX_STEP, 1)
-        return StepDraws(self.config.seed, iteration, self.config.adaptation, self.config.model.detail_crop, box_step)
-
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def _log(self, sums: dict[str, Tensor], rate: float) -> None:
@@ -229,31 +233,29 @@ class Run:
                 )
         self.tell(Metrics(self.iteration, {**values, "learning_rate": rate}))
 
-    def _evaluate(self, model: HRDA) -> Evaluation | None:
-        if self.validation is None:
-            return None
+    def _evaluate(self, model: HRDA, validation: Dataset) -> Evaluation:
         training = model.training
         model.eval()
-        result = evaluate(
-            lambda image: self._probabilities(model, image), self.validation, tolerance=self.config.inference.tolerance
-        )
+        tolerance = self.config.inference.tolerance
+        result = evaluate(lambda image: self._probabilities(model, image), validation, tolerance=tolerance)
         model.train(training)
-        if model is self.learner.teacher.model:
-            self.learner.teacher.set_mode()
+        self.learner.teacher.set_mode()
         return result
 
     def _validate(self) -> None:
-        student, teacher = self._evaluate(self.learner.student), self._evaluate(self.learner.teacher.model)
-        tuned, selected = self.config.inference.tune_thresholds, self.config.inference.network
-        if student is None or teacher is None:
+        if self.validation is None:
             self._save("best.pth", None, best=True)  # without labels the latest is the best that is known
             return
+        student = self._evaluate(self.learner.student, self.validation)
+        teacher = self._evaluate(self.learner.teacher.model, self.validation)
+        tuned, selected = self.config.inference.tune_thresholds, self.config.inference.network
         values: dict[str, float] = {}
         for name, result in (("student", student), ("teacher", teacher)):
-            values |= _validation_values(name, result, self.classes, self.background)
+            values |= scalars(name, result, self.validation)
         score = (student if selected == "student" else teacher).score(tuned, self.background)
-        self.tell(Metrics(self.iteration, {**values, "validation/score": score}))
-        if self.best_score is None or score > self.best_score:
+        # NaN where neither labels nor predictions have foreground; then the latest counts as the best
+        self.tell(Metrics(self.iteration, values if math.isnan(score) else {**values, "validation/score": score}))
+        if self.best_score is None or math.isnan(self.best_score) or score > self.best_score:
             self.best_score = score
             self._save("best.pth", {"student": student, "teacher": teacher}, best=True)
 
@@ -280,26 +282,13 @@ class Run:
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def _save(self, name: str, evaluations: dict[str, Evaluation] | None, best: bool) -> None:
-        tune = self.config.inference.tune_thresholds and evaluations is not None
-        checkpoint: dict[str, Any] = {
-            "model_config": networks.model_options(self.config, len(self.classes)),
-            "classes": networks.plain_classes(self.classes),
-            "preprocessing": {**self.preprocessing.as_plain(), "has_background": self.background},
-            "student": _on_cpu(self.learner.student),
-            "teacher": _on_cpu(self.learner.teacher.model),
-            "selected": self.config.inference.network,
-            "thresholds": {k: list(v.tuned) for k, v in evaluations.items()} if tune and evaluations else {},
-            "metrics": {k: v.argmax.as_dict() for k, v in evaluations.items()} if evaluations else {},
-            "provenance": {
-                "iteration": self.iteration,
-                "config": self.config.as_dict(),
-                "labelled_images": len(self.labelled),
-                "target_images": 0 if self.target is None else len(self.target),
-                "validation_images": 0 if self.validation is None else len(self.validation),
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
+        provenance = {
+            "iteration": self.iteration,
+            "labelled_images": len(self.labelled),
+            "target_images": 0 if self.target is None else len(self.target),
+            "validation_images": 0 if self.validation is None else len(self.validation),
         }
+        checkpoint = describe(self.learner, self.labelled, self.preprocessing, evaluations or {}, provenance)
         if not best:
             checkpoint["resume"] = {
                 "iteration": self.iteration,
@@ -319,65 +308,6 @@ class Run:
         self.best_score = checkpoint["resume"]["best_score"]
         metrics = self.directory / "metrics.jsonl"
         if metrics.is_file():
-            import json
-
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if json.loads(line)["iteration"] <= self.iteration]
             metrics.write_text("".join(kept), encoding="utf-8")
-
-
-def roles(mode: str, source: Dataset | None, target: Dataset | None) -> tuple[Dataset, Dataset | None, Dataset | None]:
-    """(labelled set to learn from, photos to adapt to, labelled target images for semi-supervised training).
-
-    Raises:
-        ValueError: a set that the mode needs is missing or has no masks.
-    """
-    if mode == "supervised":
-        if target is None or len(target.labelled()) == 0:
-            raise ValueError("mode='supervised' needs masks of the target, which has none: add them, or use mode='adapt'")
-        return target.labelled(), target, None
-    if source is None or len(source.labelled()) == 0:
-        raise ValueError(f"mode={mode!r} needs a labelled source: give a folder with images/, masks/ and classes.json")
-    if mode != "source-only" and target is None:
-        raise ValueError(f"mode={mode!r} needs a target: give a folder of photos, or use mode='source-only'")
-    if mode != "semi-supervised":
-        return source.labelled(), target, None
-    labelled = None if target is None else target.labelled()
-    if labelled is None or len(labelled) == 0:
-        raise ValueError("mode='semi-supervised' needs masks for some target images: add them, or use mode='adapt'")
-    return source.labelled(), target, _same_classes(labelled, source)
-
-
-def _same_classes(dataset: Dataset | None, reference: Dataset) -> Dataset | None:
-    if dataset is None:
-        return None
-    theirs, ours = [c.name for c in dataset.classes], [c.name for c in reference.classes]
-    if theirs != ours:
-        raise ValueError(
-            f"classes differ: {ours} in the training set, {theirs} in another; give both the same, in the same order"
-        )
-    return dataset
-
-
-def _validation_values(network: str, result: Evaluation, classes: tuple[Any, ...], background: bool) -> dict[str, float]:
-    metrics = result.argmax
-    values = {
-        f"validation/{network}/mean_iou": metrics.mean_iou,
-        f"validation/{network}/pixel_accuracy": metrics.pixel_accuracy,
-        **{f"validation/{network}/iou/{info.name}": metrics.iou[i] for i, info in enumerate(classes)},
-    }
-    if background:
-        values |= {
-            f"validation/{network}/mean_iou_foreground": metrics.mean_iou_foreground,
-            f"validation/{network}/foreground_iou": metrics.foreground_iou,
-            f"validation/{network}/foreground_precision": metrics.foreground_precision,
-            f"validation/{network}/foreground_recall": metrics.foreground_recall,
-            f"validation/{network}/foreground_tolerant_f1": metrics.foreground_tolerant_f1,
-            f"validation/{network}/tuned_iou": float(np.nanmean(result.tuned_iou)),
-            f"validation/{network}/tuned_threshold": float(np.mean(result.tuned)),
-        }
-    return {name: value for name, value in values.items() if not math.isnan(value)}
-
-
-def _on_cpu(model: HRDA) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}

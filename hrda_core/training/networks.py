@@ -37,8 +37,11 @@ def build_student(config: TrainConfig, num_classes: int) -> HRDA:
         ValueError: the crop does not suit the encoder, or the weights do not fit.
     """
     pretrained: bool | str = config.model.pretrained_file or config.model.pretrained
-    model = build_model(**model_options(config, num_classes), pretrained=pretrained)
-    _check_crop(model, config.model, config.data)
+    options = model_options(config, num_classes)
+    detail_size = options.pop("detail_size")
+    model = build_model(**options, pretrained=pretrained)
+    _check_crop(model, config.model, config.data)  # before the detail's size, which it implies, is set
+    model.detail_size = detail_size
     if config.model.freeze_encoder_norms and pretrained:
         model.encoder.freeze_norms()
     return model

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hrda_core.data.samples import Dataset, Image
+from hrda_core.data.samples import Dataset, Image, class_pixels
 from hrda_core.evaluation.metrics import Metrics, SegmentationMetrics
 from hrda_core.evaluation.thresholds import ThresholdSweep, apply_thresholds
 
 Probabilities = Callable[[Image], NDArray[np.float32]]  # (H, W, 3) uint8 RGB -> (C, H, W) float32
+
+NO_LABELS = "the validation set has no labelled image: give it masks, or train without validation"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,18 @@ class Evaluation:
         return self.argmax.mean_iou_foreground if has_background else self.argmax.mean_iou
 
 
+def check_validation(dataset: Dataset) -> None:
+    """Finds before the training what `evaluate` would only find at the first validation.
+
+    Raises:
+        ValueError: no labelled image, or a mask that cannot be read.
+    """
+    labelled = dataset.labelled()
+    if len(labelled) == 0:
+        raise ValueError(NO_LABELS)
+    class_pixels(labelled)
+
+
 def evaluate(
     probabilities: Probabilities,
     dataset: Dataset,
@@ -47,11 +61,11 @@ def evaluate(
     """Predicts every labelled image of the data set and compares.
 
     Raises:
-        ValueError: the data set has no labelled image.
+        ValueError: the data set has no labelled image, or a mask has not its image's size.
     """
     dataset = dataset.labelled()
     if len(dataset) == 0:
-        raise ValueError("the validation set has no labelled image: give it masks, or train without validation")
+        raise ValueError(NO_LABELS)
     classes, background = len(dataset.classes), dataset.has_background
     argmax = SegmentationMetrics(classes, background, tolerance)
     thresholded = SegmentationMetrics(classes, background, tolerance)
@@ -59,6 +73,9 @@ def evaluate(
     for i in range(len(dataset)):
         shares, mask = probabilities(dataset.image(i)), dataset.mask(i)
         assert mask is not None  # `labelled` keeps only those
+        if mask.shape != shares.shape[1:]:
+            size = f"{mask.shape[1]}x{mask.shape[0]}, the image {shares.shape[2]}x{shares.shape[1]}"
+            raise ValueError(f"{dataset.name(i)}: the mask is {size}; save it at the image's size")
         argmax.update(apply_thresholds(shares, None, background)[0], mask)
         if thresholds is not None:
             thresholded.update(apply_thresholds(shares, thresholds, background)[0], mask)
@@ -69,3 +86,24 @@ def evaluate(
     tuned_iou = tuple(sweep.iou_at(threshold)[i] for i, threshold in enumerate(tuned))
     plain = argmax.compute()
     return Evaluation(plain, plain if thresholds is None else thresholded.compute(), tuple(tuned), tuned_iou)
+
+
+def scalars(network: str, result: Evaluation, dataset: Dataset) -> dict[str, float]:
+    """The figures to log, named validation/{network}/...; undefined ones are left out."""
+    metrics = result.argmax
+    values = {
+        f"validation/{network}/mean_iou": metrics.mean_iou,
+        f"validation/{network}/pixel_accuracy": metrics.pixel_accuracy,
+        **{f"validation/{network}/iou/{info.name}": metrics.iou[i] for i, info in enumerate(dataset.classes)},
+    }
+    if dataset.has_background:
+        values |= {
+            f"validation/{network}/mean_iou_foreground": metrics.mean_iou_foreground,
+            f"validation/{network}/foreground_iou": metrics.foreground_iou,
+            f"validation/{network}/foreground_precision": metrics.foreground_precision,
+            f"validation/{network}/foreground_recall": metrics.foreground_recall,
+            f"validation/{network}/foreground_tolerant_f1": metrics.foreground_tolerant_f1,
+            f"validation/{network}/tuned_iou": result.score(tuned=True, has_background=True),
+            f"validation/{network}/tuned_threshold": float(np.mean(result.tuned)),
+        }
+    return {name: value for name, value in values.items() if not math.isnan(value)}

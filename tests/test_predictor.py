@@ -1,0 +1,299 @@
+"""From images to labels: sizes, confidence, thresholds, networks, and predictions of folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_runs import CRACKS, cracks, tiny
+
+from hrda_core.data.samples import Dataset, read_classes
+from hrda_core.inference.folder import predict_folder
+from hrda_core.inference.predictor import Prediction, Predictor, Preprocessing, choose_device, choose_precision
+from hrda_core.models.build import build_model
+from hrda_core.models.checkpoints import save_checkpoint
+
+OPTIONS: dict[str, Any] = {"encoder": "test_efficientnet", "head_channels": 16, "detail_size": (64, 64)}
+
+
+def checkpoint(classes: int = 2, background: bool = True, **preprocessing: Any) -> dict[str, Any]:
+    """Random networks whose answers vary over an image; student and teacher differ."""
+    options = {**OPTIONS, "num_classes": classes}
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = build_model(**options)
+        torch.nn.init.normal_(model.head.classifier.weight, std=3.0)
+        networks.append(model.state_dict())
+    plain = {"scale": 1.0, "fit_short": 0, "fit_long": 0, "window": [128, 128], "overlap": 0.5, **preprocessing}
+    names = ["background" if background and not i else f"class {i}" for i in range(classes)]
+    return {
+        "model_config": options,
+        "classes": [{"name": name, "color": [i, 2 * i, 3 * i], "value": 10 * i + 5} for i, name in enumerate(names)],
+        "preprocessing": {"mean": [0.5] * 3, "std": [0.2] * 3, "has_background": background, **plain},
+        "student": networks[0],
+        "teacher": networks[1],
+        "selected": "teacher",
+        "thresholds": {"teacher": [0.6] * (classes - background), "student": [0.4] * (classes - background)},
+        "metrics": {},
+        "provenance": {},
+    }
+
+
+@pytest.fixture(scope="module")
+def binary() -> dict[str, Any]:
+    return checkpoint()
+
+
+@pytest.fixture(scope="module")
+def three() -> dict[str, Any]:
+    return checkpoint(3, background=False)
+
+
+def photo(height: int = 100, width: int = 90, seed: int = 0) -> np.ndarray[Any, Any]:
+    coarse = np.random.default_rng(seed).integers(0, 255, (max(height // 8, 1), max(width // 8, 1), 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(coarse, (width, height)), np.uint8).reshape(height, width, 3)
+
+
+def predict(content: Mapping[str, Any], image: Any, **options: Any) -> Prediction:
+    return Predictor(content, "cpu", **options).predict([image], probabilities=True)[0]
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (37, 211), (128, 128), (129, 127), (300, 5)])
+@pytest.mark.parametrize("scale", [1.0, 0.5, 1.7])
+def test_any_size_gives_an_answer_of_that_size(height: int, width: int, scale: float) -> None:
+    result = predict(checkpoint(scale=scale), photo(height, width))
+    assert (result.labels.shape, result.labels.dtype) == ((height, width), np.uint8)
+    assert (result.confidence.shape, result.confidence.dtype) == ((height, width), np.float32)
+    assert result.probabilities is not None
+    assert (result.probabilities.shape, result.probabilities.dtype) == ((2, height, width), np.float32)
+    assert np.allclose(result.probabilities.sum(axis=0), 1, atol=1e-5)
+    assert set(np.unique(result.labels)) <= {0, 1}
+
+
+def test_fit_gives_an_answer_at_the_photos_size() -> None:
+    assert predict(checkpoint(fit_short=64, fit_long=80), photo(150, 300)).labels.shape == (150, 300)
+
+
+def test_scale_shrinks_what_the_network_sees(binary: dict[str, Any]) -> None:
+    """A photo at scale 0.5 gives the probabilities of the halved photo at scale 1."""
+    large = photo(128, 96)
+    halved = np.asarray(cv2.resize(large, (48, 64), interpolation=cv2.INTER_AREA), np.uint8)
+    scaled = Predictor(checkpoint(scale=0.5), "cpu").probabilities(large)
+    plain = Predictor(binary, "cpu").probabilities(halved)
+    unscaled = Predictor(binary, "cpu").probabilities(large)
+    assert np.abs(scaled[:, ::2, ::2] - plain).mean() < 0.3 * np.abs(scaled - unscaled).mean()
+
+
+def test_probabilities_only_on_request(binary: dict[str, Any]) -> None:
+    assert Predictor(binary, "cpu").predict([photo()])[0].probabilities is None
+
+
+def test_arrays_and_paths_are_the_same(binary: dict[str, Any], tmp_path: Path) -> None:
+    image = photo()
+    cv2.imwrite(str(tmp_path / "photo.png"), image[..., ::-1])
+    path = tmp_path / "photo.png"
+    results = Predictor(binary, "cpu").predict([image, path, str(path), np.ascontiguousarray(image[..., ::-1])[..., ::-1]])
+    assert all((result.labels == results[0].labels).all() for result in results)
+    assert Predictor(binary, "cpu").predict([]) == []
+
+
+@pytest.mark.parametrize("image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3), np.float32)])
+def test_arrays_that_are_no_images(binary: dict[str, Any], image: Any) -> None:
+    with pytest.raises(ValueError, match=r"image 1: an array of .* is no image; pass RGB uint8"):
+        Predictor(binary, "cpu").predict([photo(), image])
+
+
+# -- thresholds and confidence ----------------------------------------------------------------------------------------
+
+
+def rule(probabilities: np.ndarray[Any, Any], thresholds: list[float] | None, first: int) -> np.ndarray[Any, Any]:
+    """The documented rule, pixel by pixel."""
+    labels = np.empty(probabilities.shape[1:], np.uint8)
+    for y, x in np.ndindex(*labels.shape):
+        p = probabilities[:, y, x]
+        if thresholds is None:
+            labels[y, x] = p.argmax()
+            continue
+        above = [i for i in range(first, len(p)) if p[i] >= thresholds[i - first]]
+        labels[y, x] = max(above, key=lambda i: p[i]) if above else (0 if first else 255)
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("wanted", "effective"), [("tuned", [0.6]), ("argmax", None), ([0.3], [0.3]), ((0.9,), [0.9]), ([0.0], [0.0])]
+)
+def test_thresholds_with_background(binary: dict[str, Any], wanted: Any, effective: list[float] | None) -> None:
+    result = predict(binary, photo(), thresholds=wanted)
+    assert result.probabilities is not None
+    assert (result.labels == rule(result.probabilities, effective, 1)).all()
+    emitted = np.take_along_axis(result.probabilities, result.labels[None].astype(int), axis=0)[0]
+    assert (result.confidence == emitted).all()
+
+
+@pytest.mark.parametrize(("wanted", "effective"), [("tuned", [0.6] * 3), ("argmax", None), ([0.2, 0.5, 0.7], [0.2, 0.5, 0.7])])
+def test_thresholds_without_background(three: dict[str, Any], wanted: Any, effective: list[float] | None) -> None:
+    result = predict(three, photo(), thresholds=wanted)
+    assert result.probabilities is not None
+    assert (result.labels == rule(result.probabilities, effective, 0)).all()
+    known = result.labels != 255
+    assert known.any()
+    emitted = np.take_along_axis(result.probabilities, np.where(known, result.labels, 0)[None].astype(int), axis=0)[0]
+    assert (result.confidence == emitted)[known].all()
+    assert np.allclose(result.confidence[~known], 1 - result.probabilities.max(axis=0)[~known])
+
+
+def test_tuned_falls_back_to_argmax(binary: dict[str, Any]) -> None:
+    untuned = {**binary, "thresholds": {}}
+    assert Predictor(untuned, "cpu").thresholds is None
+    assert (predict(untuned, photo()).labels == predict(binary, photo(), thresholds="argmax").labels).all()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ([0.5, 0.5], "give 1 numbers"),
+        ([], "give 1 numbers"),
+        ([1.5], "from 0 to 1"),
+        ([-0.1], "from 0 to 1"),
+        ([float("nan")], "from 0 to 1"),
+        ("best", "use 'tuned', 'argmax' or numbers"),
+    ],
+)
+def test_thresholds_that_do_not_fit(binary: dict[str, Any], wanted: Any, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Predictor(binary, "cpu", thresholds=wanted)
+    assert str(caught.value).startswith("thresholds=")
+    assert said in str(caught.value)
+
+
+# -- networks, devices ------------------------------------------------------------------------------------------------
+
+
+def test_student_and_teacher(binary: dict[str, Any]) -> None:
+    selected, student, teacher = (Predictor(binary, "cpu", network=name) for name in ("selected", "student", "teacher"))
+    assert (selected.thresholds, student.thresholds) == ([0.6], [0.4])  # each network has its own
+    image = photo()
+    assert (selected.probabilities(image) == teacher.probabilities(image)).all()
+    assert not np.allclose(selected.probabilities(image), student.probabilities(image))
+    assert not selected.model.training
+
+
+def test_an_unknown_network(binary: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="network='ema': use 'selected', 'student' or 'teacher'"):
+        Predictor(binary, "cpu", network="ema")
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "", "cuda:-1"])
+def test_an_unknown_device(binary: dict[str, Any], device: str) -> None:
+    with pytest.raises(ValueError, match=f"device='{device}': "):
+        Predictor(binary, device)
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_precisions(binary: dict[str, Any]) -> None:
+    cpu = torch.device("cpu")
+    assert [choose_precision(name, cpu) for name in ("auto", "fp32", "bf16")] == [None, None, torch.bfloat16]
+    with pytest.raises(ValueError, match="precision='fp16': use 'auto', 'fp32' or 'bf16'"):
+        Predictor(binary, "cpu", precision="fp16")
+
+
+def test_half_precision_gives_float32_probabilities(binary: dict[str, Any]) -> None:
+    exact, half = (Predictor(binary, "cpu", precision=p).probabilities(photo()) for p in ("fp32", "bf16"))
+    assert half.dtype == np.float32
+    assert np.allclose(half.sum(axis=0), 1, atol=1e-5)
+    assert 0 < np.abs(exact - half).mean() < 0.05
+
+
+def test_a_checkpoint_file_and_its_content_are_the_same(binary: dict[str, Any], tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "best.pth", binary)
+    assert (Predictor(path, "cpu").probabilities(photo()) == Predictor(binary, "cpu").probabilities(photo())).all()
+    with pytest.raises(ValueError, match=r"absent\.pth"):
+        Predictor(tmp_path / "absent.pth")
+
+
+def test_preprocessing_survives_plain_types() -> None:
+    p = Preprocessing((0.1, 0.2, 0.3), (1.0, 1.0, 1.0), 0.5, 64, 80, (128, 256), 0.25)
+    assert Preprocessing.from_plain(p.as_plain()) == p
+    assert all(type(value) in (list, float, int) for value in p.as_plain().values())
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def write_photos(folder: Path, names: tuple[str, ...]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate(names):
+        cv2.imwrite(str(folder / name), photo(60 + seed, 70, seed))
+
+
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_a_folder_of_photos(three: dict[str, Any], tmp_path: Path, inside: str) -> None:
+    write_photos(tmp_path / "in" / inside, ("b.png", "a.jpg"))
+    (tmp_path / "in" / inside / "notes.txt").write_text("x")
+    predictor, heard = Predictor(three, "cpu"), []
+    count = predict_folder(predictor, tmp_path / "in", tmp_path / "out", lambda done, total: heard.append((done, total)))
+    assert (count, heard) == (2, [(1, 2), (2, 2)])
+    assert read_classes(tmp_path / "out" / "classes.json") == predictor.classes
+    assert sorted(p.name for p in (tmp_path / "out" / "masks").iterdir()) == ["a.png", "b.png"]
+    assert sorted(p.name for p in (tmp_path / "out" / "overlays").iterdir()) == ["a.jpg", "b.jpg"]
+    labels = predictor.predict([tmp_path / "in" / inside / "b.png"])[0].labels
+    mask = cv2.imread(str(tmp_path / "out" / "masks" / "b.png"), cv2.IMREAD_UNCHANGED)
+    values = np.array([5, 15, 25, *[255] * 253], np.uint8)  # as in classes.json; 255 = no class
+    assert (mask == values[labels]).all()
+    overlay = cv2.imread(str(tmp_path / "out" / "overlays" / "b.jpg"))
+    assert overlay.shape == (60, 70, 3)
+
+
+def test_predictions_are_a_data_set(three: dict[str, Any], tmp_path: Path) -> None:
+    """Masks and classes.json beside the photos make a labelled set with the predictor's own indices."""
+    write_photos(tmp_path / "images", ("a.png",))
+    predict_folder(Predictor(three, "cpu"), tmp_path, tmp_path)
+    mask = Dataset.from_folder(tmp_path).mask(0)
+    assert mask is not None
+    assert (mask == Predictor(three, "cpu").predict([tmp_path / "images" / "a.png"])[0].labels).all()
+
+
+def test_a_single_photo(binary: dict[str, Any], tmp_path: Path) -> None:
+    write_photos(tmp_path, ("a.png", "b.png"))
+    assert predict_folder(Predictor(binary, "cpu"), tmp_path / "b.png", tmp_path / "out") == 1
+    assert [p.name for p in (tmp_path / "out" / "masks").iterdir()] == ["b.png"]
+
+
+def test_inputs_that_are_none(binary: dict[str, Any], tmp_path: Path) -> None:
+    predictor = Predictor(binary, "cpu")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("no photo")
+    for name, said in (("absent", "does not exist"), ("empty", "holds no photo"), ("text.txt", "cannot be read")):
+        with pytest.raises(ValueError, match=f"{name}.*{said}"):
+            predict_folder(predictor, tmp_path / name, tmp_path / "out")
+
+
+def test_photos_that_would_overwrite_each_other(binary: dict[str, Any], tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", ("a.png", "a.jpg", "b.png"))
+    with pytest.raises(ValueError, match=r"a\.png and a\.jpg differ only in their suffix"):
+        predict_folder(Predictor(binary, "cpu"), tmp_path / "in", tmp_path / "out")
+
+
+def test_a_trained_checkpoint_predicts(tmp_path: Path) -> None:
+    from hrda_core.training.loop import train
+
+    config = tiny({"optimisation": {"iterations": 1}}, mode="source-only")
+    result = train(config, cracks(2, 1), None, directory=tmp_path)
+    predictor = Predictor(result.best)
+    assert predictor.classes == CRACKS
+    assert predictor.has_background
+    assert predictor.preprocessing.window == (96, 96)
+    assert predictor.predict([photo(200, 150)])[0].labels.shape == (200, 150)
