@@ -9,11 +9,12 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: demo test test-data lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m hrda_core demo --source "$(SOURCE)" --target "$(TARGET)" --validation "$(VALIDATION)" \
+	@$(BIN)/python -m hrda_core demo --source "$(SOURCE)" --target "$(TARGET)" --validation "$(VALIDATION)" \
 	  $(foreach change,$(SET),--set $(change))
 
+# one process per core, one thread each: several threads per test would compete
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-data: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m data

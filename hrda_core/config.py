@@ -273,7 +273,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, MODES)
         _one_of("precision", self.precision, ("auto", "fp32", "bf16"))
-        _check(self.seed >= 0, "seed", self.seed, "must not be negative")
+        _check(0 <= self.seed < 2**31, "seed", self.seed, "use 0 to 2147483647")
         if self.model.multi_resolution and self.model.detail_crop == "half":
             for name in ("crop_height", "crop_width"):
                 value = getattr(self.data, name)

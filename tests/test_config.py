@@ -143,6 +143,7 @@ def test_top_fields_refuse_the_wrong_type(name: str) -> None:
 OUT_OF_RANGE = [
     ("mode", "train"),
     ("seed", -1),
+    ("seed", 2**31),
     ("precision", "fp16"),
     ("model.head_channels", 7),
     ("model.dropout", 1.1),
