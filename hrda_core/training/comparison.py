@@ -10,8 +10,8 @@ import numpy as np
 
 from hrda_core.data.samples import Dataset
 from hrda_core.evaluation.metrics import Metrics
-from hrda_core.evaluation.pictures import ERROR_COLOURS, confidence_map, error_map, overlay
-from hrda_core.evaluation.report import Item, Legend, PictureRow, Section, Table, write_report
+from hrda_core.evaluation.pictures import confidence_map, overlay
+from hrda_core.evaluation.report import Item, PictureRow, Section, Table, write_report
 from hrda_core.inference.predictor import Predictor
 from hrda_core.training.history import loss_charts, read_history, validation_chart
 from hrda_core.training.validation import Evaluation
@@ -51,9 +51,9 @@ def write_comparison(
             f"Trained on {source_images} labelled synthetic images and {target_images} photos without labels. "
             f"There is no labelled validation set, so judge by the pictures; a few labelled photos would give figures."
         )
-    rows, legend = _pictures(arms, photos, background)
+    rows = _pictures(arms, photos, background)
     text = f"The same photos, {first.name} and {last.name}. Confidence is that of the {last.name} network."
-    sections.append(Section("Before and after", text, [*rows, *legend]))
+    sections.append(Section("Before and after", text, rows))
     sections.extend(Section(f"Training: {arm.name}", "", loss_charts(histories[arm.name])) for arm in arms)
     return write_report(path, f"{first.name} against {last.name}".capitalize(), lead, facts, sections)
 
@@ -85,9 +85,8 @@ def _curves(histories: dict[str, dict[str, list[tuple[float, float]]]], backgrou
     return [chart] if chart is not None else []
 
 
-def _pictures(arms: Sequence[Arm], photos: Dataset, background: bool) -> tuple[list[PictureRow], list[Legend]]:
+def _pictures(arms: Sequence[Arm], photos: Dataset, background: bool) -> list[PictureRow]:
     colours = [c.color for c in arms[0].predictor.classes]
-    labelled = photos.masks is not None
     rows = []
     for index in np.linspace(0, len(photos) - 1, min(PHOTOS, len(photos))).round().astype(int).tolist():
         photo, mask = photos.image(index), photos.mask(index)
@@ -97,11 +96,9 @@ def _pictures(arms: Sequence[Arm], photos: Dataset, background: bool) -> tuple[l
         for arm in arms:
             prediction = arm.predictor.predict([photo])[0]
             pictures.append((arm.name, overlay(photo, prediction.labels, colours, has_background=background)))
-            if mask is not None and arm is arms[-1]:
-                pictures.append((f"{arm.name}, errors", error_map(prediction.labels, mask, background)))
         pictures.append(("confidence", confidence_map(prediction.confidence)))
         rows.append(PictureRow(photos.name(index), pictures))
-    return rows, [Legend(ERROR_COLOURS)] if labelled else []
+    return rows
 
 
 def _headline(metrics: Metrics, background: bool) -> float:

@@ -1,0 +1,65 @@
+"""The demo on a user's folders, and the reports of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_runs import write_folder
+
+from hrda_core.demo import demo
+from hrda_core.training.history import read_history, validation_chart
+
+FAST = (
+    "model.encoder=test_efficientnet",
+    "model.pretrained=false",
+    "model.multi_resolution=false",
+    "model.head_channels=16",
+    "data.crop_height=64",
+    "data.crop_width=64",
+    "optimisation.iterations=4",
+    "optimisation.batch_size=2",
+    "schedule.validate_every=2",
+    "schedule.log_every=1",
+)
+
+
+def test_demo_compares_both_arms_on_the_labelled_photos(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", 4, seed=1)
+    target = write_folder(tmp_path / "target", 4, seed=2, masks=False)
+    validation = write_folder(tmp_path / "validation", 3, seed=3)
+    report = demo(tmp_path / "out", str(source), str(target), str(validation), changes=FAST)
+    page = report.read_text(encoding="utf-8")
+    for text in ("source-only", "adapted", "IoU at best threshold", "3 held-out labelled photos", "confidence", "ground truth"):
+        assert text in page, text
+    assert page.count("<svg") >= 5  # IoU, losses and learning rate of both arms
+    assert "http://" not in page and "https://" not in page
+    for arm in ("source-only", "adapted"):
+        assert (tmp_path / "out" / arm / "checkpoints" / "last.pth").is_file()
+
+
+def test_demo_without_validation_says_so_and_shows_pictures(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", 4, seed=1)
+    target = write_folder(tmp_path / "target", 4, seed=2, masks=False)
+    page = demo(tmp_path / "out", str(source), str(target), changes=FAST).read_text(encoding="utf-8")
+    assert "no labelled validation set" in page and "ground truth" not in page and "data:image" in page
+
+
+def test_history_reads_back_what_was_logged(tmp_path: Path) -> None:
+    lines = [{"iteration": 2, "loss/source": 0.5, "validation/teacher/mean_iou": 0.25}, {"iteration": 4, "loss/source": 0.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    history = read_history(tmp_path)
+    assert history["loss/source"] == [(2, 0.5), (4, 0.25)]
+    chart = validation_chart({"run": history}, "mean_iou", "mIoU")
+    assert chart is not None and chart.series == {"run teacher": [(2, 0.25)]}
+    assert validation_chart({"run": history}, "foreground_iou", "IoU") is None
+
+
+def test_history_of_a_run_that_logged_nothing(tmp_path: Path) -> None:
+    assert read_history(tmp_path) == {}
+
+
+def test_changes_apply_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown field 'optimisation.iteration'"):
+        demo(tmp_path / "out", str(write_folder(tmp_path / "s", 2, 1)), str(tmp_path / "s"), changes=["optimisation.iteration=3"])
