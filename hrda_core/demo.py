@@ -17,12 +17,10 @@ from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.loop import train
 from hrda_core.training.validation import evaluate
 
-# Bold labels and few distractors: what a small network can learn from nothing in a few minutes.
-EASY = CrackSynthesis(size=256, label_width=2.0, distractors=0.5)
 # Source and target are two appearances of our own crack generator: asphalt and a plastered wall.
-SOURCE = replace(EASY, count=240, look="asphalt")
-TARGET = replace(EASY, count=240, look="plaster")
-HELD_OUT = replace(EASY, count=32, look="plaster")
+SOURCE = CrackSynthesis(count=240, size=256, look="asphalt")
+TARGET = CrackSynthesis(count=240, size=256, look="plaster")
+HELD_OUT = CrackSynthesis(count=32, size=256, look="plaster")
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,10 @@ PRESETS: dict[str, TrainConfig] = {
         data=DataConfig(crop_height=128, crop_width=128, flip_vertical=0.5, rotate=0.5, source_photometric=0.5, workers=0),
         adaptation=AdaptationConfig(teacher_alpha=0.99, feature_distance_weight=0.0),
         optimisation=OptimisationConfig(
-            iterations=600, batch_size=4, learning_rate=4e-4, head_factor=5.0, warmup_iterations=40, dice_weight=1.0
+            iterations=800, batch_size=4, learning_rate=4e-4, head_factor=5.0, warmup_iterations=40, dice_weight=1.0
         ),
         inference=InferenceConfig(window_height=256, window_width=256, overlap=0.25),
-        schedule=ScheduleConfig(validate_every=200, checkpoint_every=200, preview_every=200, log_every=10),
+        schedule=ScheduleConfig(validate_every=400, checkpoint_every=400, preview_every=400, log_every=10),
     ),
     "standard": _STANDARD,
     "published-hrda": _PUBLISHED_HRDA,
