@@ -71,7 +71,7 @@ def _folders(source: str, target: str, validation: str) -> DemoData:
     labelled = Dataset.from_folder(source)
     return DemoData(
         labelled,
-        Dataset.from_folder(target, labelled.classes),
+        replace(Dataset.from_folder(target, labelled.classes), masks=None),  # never to be seen, nor shown
         Dataset.from_folder(validation, labelled.classes) if validation else None,
     )
 

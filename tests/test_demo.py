@@ -46,6 +46,14 @@ def test_demo_without_validation_says_so_and_shows_pictures(tmp_path: Path) -> N
     assert "no labelled validation set" in page and "ground truth" not in page and "data:image" in page
 
 
+def test_demo_never_opens_the_targets_masks(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", 4, seed=1)
+    target = write_folder(tmp_path / "target", 4, seed=2)
+    for mask in (target / "masks").iterdir():
+        mask.write_bytes(b"not a picture")
+    assert "ground truth" not in demo(tmp_path / "out", str(source), str(target), changes=FAST).read_text(encoding="utf-8")
+
+
 def test_history_reads_back_what_was_logged(tmp_path: Path) -> None:
     lines = [{"iteration": 2, "loss/source": 0.5, "validation/teacher/mean_iou": 0.25}, {"iteration": 4, "loss/source": 0.25}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
