@@ -30,9 +30,9 @@ def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
                 "target_scale": 2.0,
                 "flip_vertical": 0.5,
                 "rotate": 0.5,
-                "source_photometric": 0.5,
                 "workers": 4,
             },
+            "augmentation": {"preset": "light"},
             "adaptation": {"feature_distance_weight": 0.0},
             "optimisation": {
                 "iterations": iterations,

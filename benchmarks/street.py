@@ -21,7 +21,8 @@ def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
         {
             "seed": seed,
             "model": {"encoder": "mobilenetv2_100", "pretrained_file": weights, "head_channels": 128},
-            "data": {"crop_height": 320, "crop_width": 448, "source_photometric": 0.5, "workers": 4},
+            "data": {"crop_height": 320, "crop_width": 448, "workers": 4},
+            "augmentation": {"preset": "light"},
             "adaptation": {"teacher_alpha": 0.99, "source_warmup": iterations // 4},
             "optimisation": {
                 "iterations": iterations,

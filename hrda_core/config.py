@@ -11,23 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hrda_core.config_checks import check, one_of, share
+from hrda_core.config_data import AugmentationConfig, DataConfig
 from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_yaml
 
 MODES = ("source-only", "adapt", "supervised", "semi-supervised")
 AUTO = -1
-
-
-def _check(ok: bool, name: str, value: object, fix: str) -> None:
-    if not ok:
-        raise ValueError(f"{name}={value!r}: {fix}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    _check(value in choices, name, value, f"use one of {', '.join(choices)}")
-
-
-def _share(name: str, value: float) -> None:
-    _check(0 <= value <= 1, name, value, "use a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -47,71 +36,14 @@ class ModelConfig:
     context_loss_weight: float = 0.0  # of the context's cross entropy (0.1 with the full-image detail crop)
 
     def __post_init__(self) -> None:
-        _check(self.head_channels >= 8, "model.head_channels", self.head_channels, "use at least 8")
-        _one_of("model.attention", self.attention, ("class", "single", "fixed"))
-        _one_of("model.detail_crop", self.detail_crop, ("half", "full"))
+        check(self.head_channels >= 8, "model.head_channels", self.head_channels, "use at least 8")
+        one_of("model.attention", self.attention, ("class", "single", "fixed"))
+        one_of("model.detail_crop", self.detail_crop, ("half", "full"))
         for name in ("dropout", "drop_path_rate", "detail_loss_weight", "context_loss_weight"):
-            _share(f"model.{name}", getattr(self, name))
+            share(f"model.{name}", getattr(self, name))
         losses = self.detail_loss_weight + self.context_loss_weight
-        _check(losses < 1, "model.detail_loss_weight + context_loss_weight", losses, "keep the sum below 1")
-        _check(0 <= self.detail_overlap < 1, "model.detail_overlap", self.detail_overlap, "use 0 up to, not including, 1")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    source: tuple[str, ...] = ()  # folders with images/, masks/, classes.json (command line only; apps pass datasets)
-    target: tuple[str, ...] = ()  # folders with images/; masks are ignored except in supervised and semi-supervised mode
-    validation: tuple[str, ...] = ()  # labelled folders of the target's appearance; may be empty
-    crop_height: int = 512  # of the training crop; the detail crop is half of it
-    crop_width: int = 512
-    source_scale: float = 1.0  # images are resized by this before cropping; 1 = native resolution
-    target_scale: float = 1.0
-    fit_short: int = 0  # > 0: shrink or enlarge images to fit into fit_short x fit_long instead (the tutorial's way)
-    fit_long: int = 0
-    scale_jitter: float = 0.0  # source crops are additionally resized by 2 ** uniform(-jitter, jitter)
-    flip: float = 0.5  # probability of a horizontal flip, source and target
-    flip_vertical: float = 0.0  # and of a vertical flip (photos without an upright direction)
-    rotate: float = 0.0  # probability of a turn by 90, 180 or 270 degrees (square crops)
-    source_photometric: float = 0.0  # probability of colour jitter and blur on source crops (the papers use none there)
-    rare_class_sampling: bool = True
-    rare_class_temperature: float = 0.01  # P(c) = softmax((1 - frequency) / temperature)
-    rare_class_min_pixels: int = 3000  # an image counts for a class above this, at 2048 x 1024 pixels; scaled with area
-    rare_class_crop_ratio: float = 2.0  # a crop is drawn again until it holds min_pixels * ratio, at 1024 x 1024 pixels
-    rare_class_crops: int = 10  # at most so many times
-    workers: int = 4  # loading processes per stream; 0 = in the training process
-
-    def __post_init__(self) -> None:
-        for name in ("crop_height", "crop_width"):
-            value = getattr(self, name)
-            _check(value >= 64 and value % 16 == 0, f"data.{name}", value, "use a multiple of 16, at least 64")
-        for name in ("source_scale", "target_scale"):
-            _check(0 < getattr(self, name) <= 16, f"data.{name}", getattr(self, name), "use a factor between 0 and 16")
-        for name in ("flip", "flip_vertical", "rotate", "source_photometric"):
-            _share(f"data.{name}", getattr(self, name))
-        _check(0 <= self.scale_jitter <= 2, "data.scale_jitter", self.scale_jitter, "use 0 to 2 octaves")
-        _check(self.fit_short >= 0, "data.fit_short", self.fit_short, "must not be negative")
-        _check(
-            (self.fit_short > 0) == (self.fit_long > 0),
-            "data.fit_short",
-            self.fit_short,
-            "set fit_short and fit_long both, or none",
-        )
-        _check(self.fit_short <= self.fit_long, "data.fit_short", self.fit_short, "must not exceed fit_long")
-        _check(
-            self.rare_class_temperature > 0,
-            "data.rare_class_temperature",
-            self.rare_class_temperature,
-            "use a number above 0",
-        )
-        for name in ("rare_class_min_pixels", "rare_class_crop_ratio", "rare_class_crops", "workers"):
-            _check(getattr(self, name) >= 0, f"data.{name}", getattr(self, name), "must not be negative")
-        if self.rotate:
-            _check(
-                self.crop_height == self.crop_width,
-                "data.rotate",
-                self.rotate,
-                "rotation needs crop_height = crop_width",
-            )
+        check(losses < 1, "model.detail_loss_weight + context_loss_weight", losses, "keep the sum below 1")
+        check(0 <= self.detail_overlap < 1, "model.detail_overlap", self.detail_overlap, "use 0 up to, not including, 1")
 
 
 @dataclass(frozen=True)
@@ -145,28 +77,28 @@ class AdaptationConfig:
     mask_ratio: float = 0.7  # share of the blocks that is hidden
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             self.source_warmup >= AUTO,
             "adaptation.source_warmup",
             self.source_warmup,
             "use iterations, or -1 for auto",
         )
-        _one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
-        _one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band"))
-        _one_of("adaptation.mixing", self.mixing, ("auto", "class-mix", "foreground", "none"))
+        one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
+        one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band"))
+        one_of("adaptation.mixing", self.mixing, ("auto", "class-mix", "foreground", "none"))
         for name in (
             *("teacher_alpha", "pseudo_threshold", "band_foreground", "band_background", "foreground_paste_share"),
             *("jitter_probability", "blur_probability", "feature_distance_min_ratio", "mask_ratio"),
         ):
-            _share(f"adaptation.{name}", getattr(self, name))
-        _check(0 <= self.jitter_strength <= 0.5, "adaptation.jitter_strength", self.jitter_strength, "use 0 to 0.5")
-        _check(
+            share(f"adaptation.{name}", getattr(self, name))
+        check(0 <= self.jitter_strength <= 0.5, "adaptation.jitter_strength", self.jitter_strength, "use 0 to 0.5")
+        check(
             self.band_background <= self.band_foreground,
             "adaptation.band_background",
             self.band_background,
             "must not exceed band_foreground",
         )
-        _check(
+        check(
             0 < self.blur_sigma_min <= self.blur_sigma_max,
             "adaptation.blur_sigma_min",
             self.blur_sigma_min,
@@ -174,7 +106,7 @@ class AdaptationConfig:
         )
         for side in ("top", "bottom", "left", "right"):
             value = getattr(self, f"margin_{side}")
-            _check(0 <= value < 0.5, f"adaptation.margin_{side}", value, "use a share from 0 up to 0.5")
+            check(0 <= value < 0.5, f"adaptation.margin_{side}", value, "use a share from 0 up to 0.5")
         for name in (
             "pseudo_ignore_top",
             "pseudo_ignore_bottom",
@@ -182,8 +114,8 @@ class AdaptationConfig:
             "feature_distance_weight",
             "mask_weight",
         ):
-            _check(getattr(self, name) >= 0, f"adaptation.{name}", getattr(self, name), "must not be negative")
-        _check(self.mask_block >= 1, "adaptation.mask_block", self.mask_block, "use at least 1 pixel")
+            check(getattr(self, name) >= 0, f"adaptation.{name}", getattr(self, name), "must not be negative")
+        check(self.mask_block >= 1, "adaptation.mask_block", self.mask_block, "use at least 1 pixel")
 
 
 @dataclass(frozen=True)
@@ -207,17 +139,17 @@ class OptimisationConfig:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size"):
-            _check(getattr(self, name) >= 1, f"optimisation.{name}", getattr(self, name), "use at least 1")
-        _one_of("optimisation.optimizer", self.optimizer, ("adamw", "sgd"))
+            check(getattr(self, name) >= 1, f"optimisation.{name}", getattr(self, name), "use at least 1")
+        one_of("optimisation.optimizer", self.optimizer, ("adamw", "sgd"))
         for name in ("learning_rate", "head_factor"):
-            _check(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "use a number above 0")
+            check(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "use a number above 0")
         for name in (
             *("weight_decay", "norm_weight_decay", "min_learning_rate", "warmup_iterations", "warmup_ratio"),
             *("schedule_power", "clip_gradient_norm", "dice_weight"),
         ):
-            _check(getattr(self, name) >= 0, f"optimisation.{name}", getattr(self, name), "must not be negative")
+            check(getattr(self, name) >= 0, f"optimisation.{name}", getattr(self, name), "must not be negative")
         for name in ("beta1", "beta2", "momentum"):
-            _check(
+            check(
                 0 <= getattr(self, name) < 1,
                 f"optimisation.{name}",
                 getattr(self, name),
@@ -230,31 +162,42 @@ class InferenceConfig:
     window_height: int = 0  # sliding window in pixels; 0 = the training crop
     window_width: int = 0
     overlap: float = 0.5  # share by which windows overlap
+    blending: str = "smooth"  # of overlapping windows: "smooth" (their middle counts more), or "average" as published
+    flips: bool = False  # average with the mirrored image: twice the time, a little better
+    tile_batch: int = 4  # windows that go through the network at once
     network: str = "teacher"  # which of the two networks is selected by default: "teacher" or "student"
     tune_thresholds: bool = True  # choose each class's threshold on the validation set; argmax stays available
     tolerance: int = 2  # pixels within which a boundary still counts as hit, in the tolerant F1
 
     def __post_init__(self) -> None:
-        _check(0 <= self.overlap < 1, "inference.overlap", self.overlap, "use 0 up to, not including, 1")
-        _one_of("inference.network", self.network, ("teacher", "student"))
+        check(0 <= self.overlap < 1, "inference.overlap", self.overlap, "use 0 up to, not including, 1")
+        one_of("inference.blending", self.blending, ("smooth", "average"))
+        check(self.tile_batch >= 1, "inference.tile_batch", self.tile_batch, "use at least 1")
+        one_of("inference.network", self.network, ("teacher", "student"))
         for name in ("window_height", "window_width"):
             value = getattr(self, name)
-            _check(value == 0 or value >= 64, f"inference.{name}", value, "use 0 (the training crop) or at least 64")
-        _check(self.tolerance >= 0, "inference.tolerance", self.tolerance, "must not be negative")
+            check(value == 0 or value >= 64, f"inference.{name}", value, "use 0 (the training crop) or at least 64")
+        check(self.tolerance >= 0, "inference.tolerance", self.tolerance, "must not be negative")
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     validate_every: int = 1000  # iterations between evaluations; the last iteration is always evaluated
     checkpoint_every: int = 1000  # iterations between checkpoints/last.pth
+    keep_checkpoints: int = 0  # also keep so many of the latest as checkpoints/iteration_*.pth, without the optimiser
+    save_optimizer: bool = True  # False: last.pth is a third of the size, but the run cannot be resumed exactly
+    early_stop: int = 0  # stop after so many evaluations without a better one; 0 = never; needs a validation set
+    time_budget: float = 0.0  # minutes of training, over all resumes, after which the run ends as if stopped; 0 = none
     preview_every: int = 1000  # iterations between pictures of fixed target photos
     previews: int = 4  # how many photos
+    label_free_photos: int = 16  # target photos on which each evaluation takes the scores that need no labels; 0 = none
     log_every: int = 20  # iterations between lines of metrics.jsonl
 
     def __post_init__(self) -> None:
         for name in ("validate_every", "checkpoint_every", "preview_every", "log_every"):
-            _check(getattr(self, name) >= 1, f"schedule.{name}", getattr(self, name), "use at least 1")
-        _check(self.previews >= 0, "schedule.previews", self.previews, "must not be negative")
+            check(getattr(self, name) >= 1, f"schedule.{name}", getattr(self, name), "use at least 1")
+        for name in ("previews", "keep_checkpoints", "early_stop", "time_budget", "label_free_photos"):
+            check(getattr(self, name) >= 0, f"schedule.{name}", getattr(self, name), "must not be negative")
 
 
 @dataclass(frozen=True)
@@ -263,21 +206,23 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
     precision: str = "auto"  # "auto" (bf16 where the GPU has it), "fp32", "bf16"
+    baseline: bool = False  # first train source-only in RUN/baseline, as long; adapting goes on from its warm-up
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        _one_of("mode", self.mode, MODES)
-        _one_of("precision", self.precision, ("auto", "fp32", "bf16"))
-        _check(0 <= self.seed < 2**31, "seed", self.seed, "use 0 to 2147483647")
+        one_of("mode", self.mode, MODES)
+        one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        check(0 <= self.seed < 2**31, "seed", self.seed, "use 0 to 2147483647")
         if self.model.multi_resolution and self.model.detail_crop == "half":
             for name in ("crop_height", "crop_width"):
                 value = getattr(self.data, name)
-                _check(value % 32 == 0, f"data.{name}", value, "use a multiple of 32, since the detail crop is half of it")
+                check(value % 32 == 0, f"data.{name}", value, "use a multiple of 32, since the detail crop is half of it")
 
     def resolve(self, num_classes: int, has_background: bool, foreground_share: float) -> TrainConfig:
         """Settles every "auto".
@@ -298,8 +243,8 @@ class TrainConfig:
             mixing=("none" if thin else "class-mix") if a.mixing == "auto" else a.mixing,
         )
         fix = "needs a class named 'background' at index 0; choose another"
-        _check(has_background or settled.pseudo_labels != "band", "adaptation.pseudo_labels", settled.pseudo_labels, fix)
-        _check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)
+        check(has_background or settled.pseudo_labels != "band", "adaptation.pseudo_labels", settled.pseudo_labels, fix)
+        check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)
         return replace(self, adaptation=settled)
 
     def updated(self, changes: Mapping[str, Any]) -> TrainConfig:
@@ -314,7 +259,7 @@ class TrainConfig:
         changes: dict[str, Any] = {}
         for text in assignments:
             name, equals, value = text.partition("=")
-            _check(bool(equals), "assignment", text, "write it as field=value, for instance optimisation.iterations=300")
+            check(bool(equals), "assignment", text, "write it as field=value, for instance optimisation.iterations=300")
             content = parse_yaml(value)
             for part in reversed(name.split(".")):
                 content = {part: content}

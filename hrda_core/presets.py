@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from hrda_core.config import (
     AdaptationConfig,
-    DataConfig,
     InferenceConfig,
     ModelConfig,
     OptimisationConfig,
     ScheduleConfig,
     TrainConfig,
 )
+from hrda_core.config_data import AugmentationConfig, DataConfig
 
 _CITYSCAPES_THINGS = (
     *("traffic light", "traffic sign", "person", "rider", "car"),
@@ -35,13 +35,14 @@ _PUBLISHED_HRDA = TrainConfig(
         feature_distance_classes=_CITYSCAPES_THINGS,
     ),
     optimisation=OptimisationConfig(iterations=40_000),
-    inference=InferenceConfig(network="student", tune_thresholds=False),
+    inference=InferenceConfig(network="student", tune_thresholds=False, blending="average"),
     schedule=ScheduleConfig(validate_every=4000, checkpoint_every=4000, preview_every=4000),
 )
 PRESETS: dict[str, TrainConfig] = {
     "quick": TrainConfig(  # a first look, also on CPU
         model=ModelConfig(encoder="resnet10t", head_channels=32, drop_path_rate=0.0, detail_overlap=0.0),
-        data=DataConfig(crop_height=128, crop_width=128, flip_vertical=0.5, rotate=0.5, source_photometric=0.5, workers=0),
+        data=DataConfig(crop_height=128, crop_width=128, flip_vertical=0.5, rotate=0.5, workers=0),
+        augmentation=AugmentationConfig("light"),
         adaptation=AdaptationConfig(teacher_alpha=0.99, feature_distance_weight=0.0),
         optimisation=OptimisationConfig(
             iterations=800, batch_size=4, learning_rate=4e-4, head_factor=5.0, warmup_iterations=40, dice_weight=1.0

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data
 
-from hrda_core.config import AdaptationConfig, DataConfig
+from hrda_core.config import AdaptationConfig
+from hrda_core.config_data import AugmentationConfig, DataConfig
 from hrda_core.data.draws import generator
 from hrda_core.data.photometric import draw_jitter, gaussian_blur, jitter
 from hrda_core.data.samples import IGNORE, Dataset, Image, Mask
@@ -88,6 +89,7 @@ class SourceStream(data.Dataset[tuple[Tensor, Tensor]]):
     batch: int
     scale: float
     labelled_target: tuple[Dataset, SourceSampler, float] | None = None
+    augmentation: AugmentationConfig = AugmentationConfig()
 
     def __len__(self) -> int:
         return self.iterations * self.batch
@@ -104,7 +106,7 @@ class SourceStream(data.Dataset[tuple[Tensor, Tensor]]):
         image, label = self._crop(rng, dataset.image(position), mask, rare_class, scale, sampler, dataset.name(position))
         image, label = flipped(rng, [image, label], self.config)
         pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
-        if rng.random() < self.config.source_photometric:
+        if rng.random() < self.augmentation.settled().probability:
             pixels = _photometric(rng, pixels)
         return pixels, torch.from_numpy(label.astype(np.int64))
 

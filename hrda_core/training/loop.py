@@ -191,6 +191,7 @@ class Run:
             None
             if self.labelled_target is None
             else (self.labelled_target, self._sampler(class_pixels(self.labelled_target)), config.data.target_scale),
+            config.augmentation,
         )
         source_batches = self._load(source, batch, workers)
         if config.mode in ("source-only", "supervised") or self.target is None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hrda_core.adaptation.feature_distance import FeatureDistance
-from hrda_core.config import DataConfig, ModelConfig, TrainConfig
+from hrda_core.config import ModelConfig, TrainConfig
+from hrda_core.config_data import DataConfig
 from hrda_core.data.samples import ClassInfo
 from hrda_core.inference.predictor import Preprocessing
 from hrda_core.models.build import build_model
