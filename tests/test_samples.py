@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -217,23 +216,6 @@ def test_colours_are_refused(tmp_path: Path) -> None:
     message = message_of(read_mask, path, CRACKS)
     assert str(path) in message
     assert "colours" in message
-
-
-def test_a_palette_is_refused(tmp_path: Path) -> None:
-    """OpenCV gives a palette's colours: index 1 shown as white would silently be 255."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    pixels = zlib.compress(b"\0\0\1")  # one row, filter 0: index 0, index 1
-    header = struct.pack(">IIBBBBB", 2, 1, 8, 3, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"PLTE", b"\0\0\0\xff\xff\xff")
-    path = tmp_path / "m.png"
-    path.write_bytes(png + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
-    assert (read_image(path)[0] == [[0, 0, 0], [255, 255, 255]]).all()
-    message = message_of(read_mask, path, CRACKS)
-    assert str(path) in message
-    assert "palette" in message
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

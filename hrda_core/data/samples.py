@@ -1,33 +1,35 @@
-"""What an image, a mask and a data set are, in memory and on disk."""
+"""What a data set is, in memory and on disk: images, perhaps masks, and classes."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-IGNORE = 255
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-BACKGROUND_NAMES = ("background", "bg", "__bg__", "_background_")
+from hrda_core.data.classes import BACKGROUND_NAMES, IGNORE, ClassInfo, read_classes, write_classes
+from hrda_core.data.decoding import IMAGE_SUFFIXES, Image, Mask, read_image, read_mask
+from hrda_core.data.file_list import FileList
+from hrda_core.data.pixel_index import class_pixels
 
-Image = NDArray[np.uint8]
-Mask = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ClassInfo:
-    """One class. `value` is its number in mask files; in memory a mask holds the class's index."""
-
-    name: str
-    color: tuple[int, int, int]
-    value: int
+__all__ = [
+    "IGNORE",
+    "IMAGE_SUFFIXES",
+    "ClassInfo",
+    "Dataset",
+    "Image",
+    "Mask",
+    "check_image",
+    "check_stems",
+    "class_pixels",
+    "join",
+    "read_classes",
+    "read_image",
+    "read_mask",
+    "write_classes",
+]
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,17 @@ class Dataset:
 
     images: paths, or arrays (H, W, 3) uint8 RGB. masks: one per image, a path, an array (H, W) uint8 of class indices
     (255 = ignore), or None for an image without labels; None for a set without any. classes: in index order.
+    Sequences of nothing but paths are kept as a `FileList`, so that many files take little memory.
     """
 
-    images: tuple[Path | Image, ...]
-    masks: tuple[Path | Mask | None, ...] | None
+    images: Sequence[Path | Image]
+    masks: Sequence[Path | Mask | None] | None
     classes: tuple[ClassInfo, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "images", _compact(self.images))
+        if self.masks is not None:
+            object.__setattr__(self, "masks", _compact(self.masks))
         if self.masks is not None and len(self.masks) != len(self.images):
             raise ValueError(f"masks: {len(self.masks)} for {len(self.images)} images; give one each, None where unlabelled")
         if len(self.classes) > 255:
@@ -59,6 +65,11 @@ class Dataset:
     def name(self, index: int) -> str:
         image = self.images[index]
         return image.name if isinstance(image, Path) else f"image {index}"
+
+    def location(self, index: int) -> str:
+        """The image's path, for messages."""
+        image = self.images[index]
+        return str(image) if isinstance(image, Path) else f"image {index}"
 
     def image(self, index: int) -> Image:
         image = self.images[index]
@@ -77,8 +88,11 @@ class Dataset:
 
     def labelled(self) -> Dataset:
         """The images that have a mask."""
-        keep = [i for i in range(len(self)) if self.masks is not None and self.masks[i] is not None]
-        return Dataset(tuple(self.images[i] for i in keep), tuple((self.masks or ())[i] for i in keep), self.classes)
+        masks: Sequence[Path | Mask | None] = () if self.masks is None else self.masks
+        keep = masks.present().tolist() if isinstance(masks, FileList) else [i for i, m in enumerate(masks) if m is not None]
+        if self.masks is not None and len(keep) == len(self):
+            return self
+        return Dataset(_taken(self.images, keep), _taken(masks, keep), self.classes)
 
     @staticmethod
     def from_folder(folder: str | Path, classes: Sequence[ClassInfo] | None = None) -> Dataset:
@@ -93,19 +107,21 @@ class Dataset:
         if not folder.is_dir():
             raise ValueError(f"data folder {folder} does not exist")
         image_folder = folder / "images" if (folder / "images").is_dir() else folder
-        images = tuple(sorted(p for p in image_folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
-        if not images:
+        names = sorted(path.name for path in image_folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not names:
             raise ValueError(f"data folder {folder} holds no image: put {', '.join(IMAGE_SUFFIXES)} files into {image_folder}")
         class_file = folder / "classes.json"
         if class_file.is_file():
             classes = read_classes(class_file)
+        images = FileList.in_folder(image_folder, names)
         mask_folder = folder / "masks"
-        masks: tuple[Path | None, ...] | None = None
+        masks: FileList | None = None
         if mask_folder.is_dir() and classes:
-            check_stems(images)
-            candidates = [mask_folder / f"{image.stem}.png" for image in images]
-            masks = tuple(path if path.is_file() else None for path in candidates)
-        return Dataset(images, masks, tuple(classes or ()))
+            check_stems(cast("Sequence[Path]", images))
+            existing = {path.name for path in mask_folder.iterdir()}  # one look at the folder, not one at each mask
+            wanted = (f"{Path(name).stem}.png" for name in names)
+            masks = FileList.in_folder(mask_folder, (name if name in existing else None for name in wanted))
+        return Dataset(cast("Sequence[Path]", images), masks, tuple(classes or ()))
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
@@ -122,35 +138,10 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
                 f"classes.json: the values {[c.value for c in other.classes]} and {[c.value for c in first.classes]} differ: "
                 f"data sets that are joined need the same numbers in their mask files"
             )
-    masks: list[Path | Mask | None] = []
-    for dataset in datasets:
-        masks.extend(dataset.masks if dataset.masks is not None else (None,) * len(dataset))
-    images = tuple(image for dataset in datasets for image in dataset.images)
-    return Dataset(images, tuple(masks) if any(mask is not None for mask in masks) else None, first.classes)
-
-
-def read_classes(path: Path) -> tuple[ClassInfo, ...]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        classes = [(str(e["name"]), [int(c) for c in e["color"]], int(e["value"])) for e in entries]
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{path}: must be a list of {{"name", "color", "value"}} in index order ({error!r})') from error
-    if not classes:
-        raise ValueError(f'{path}: the list of classes is empty; give at least one {{"name", "color", "value"}}')
-    for name, color, value in classes:
-        if len(color) != 3 or not all(0 <= part <= 255 for part in color):
-            raise ValueError(f"{path}: class {name!r} has color {color}; give three numbers from 0 to 255")
-        if not 0 <= value <= 255:
-            raise ValueError(f"{path}: class {name!r} has value {value}; masks are 8-bit, so use 0 to 255")
-    for what, given in (("names", [c[0] for c in classes]), ("values", [c[2] for c in classes])):
-        if len(set(given)) < len(classes):
-            raise ValueError(f"{path}: the {what} {given} are not all different; give every class its own")
-    return tuple(ClassInfo(name, (color[0], color[1], color[2]), value) for name, color, value in classes)
-
-
-def write_classes(path: Path, classes: Sequence[ClassInfo]) -> None:
-    entries = [{"name": c.name, "color": list(c.color), "value": c.value} for c in classes]
-    path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    images = _chained([dataset.images for dataset in datasets])
+    masks = _chained([FileList.empty(len(dataset)) if dataset.masks is None else dataset.masks for dataset in datasets])
+    unlabelled = isinstance(masks, FileList) and not len(masks.present())
+    return Dataset(cast("Sequence[Path | Image]", images), None if unlabelled else masks, first.classes)
 
 
 def check_image(image: Image, name: str) -> None:
@@ -160,72 +151,29 @@ def check_image(image: Image, name: str) -> None:
 
 def check_stems(images: Sequence[Path]) -> None:
     """Masks and predictions are named after the stem, so that two images must not share one."""
-    seen: dict[str, Path] = {}
+    seen: dict[str, str] = {}
     for path in images:
         if path.stem in seen:
-            raise ValueError(f"{path} and {seen[path.stem].name} differ only in their suffix: rename one, masks go by the stem")
-        seen[path.stem] = path
+            raise ValueError(f"{path} and {seen[path.stem]} differ only in their suffix: rename one, masks go by the stem")
+        seen[path.stem] = path.name
 
 
-def read_image(path: Path) -> Image:
-    """(H, W, 3) uint8 RGB, turned upright by its EXIF orientation."""
-    image = cv2.imdecode(_bytes(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{path}: cannot be read as an image; remove or replace the file")
-    return np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+Entries = Sequence["Path | Image | None"]
 
 
-def read_mask(path: Path, classes: Sequence[ClassInfo]) -> Mask:
-    """(H, W) uint8 class indices; file value 255 is ignore unless a class claims it.
-
-    Raises:
-        ValueError: unreadable, not one channel, or a value that no class has.
-    """
-    content = _bytes(path)
-    if content[:4].tobytes() == b"\x89PNG" and content[25:26].tobytes() == b"\x03":  # OpenCV would give colours, not indices
-        raise ValueError(f"{path}: the mask has a colour palette; save class numbers in one grey channel")
-    mask = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-    if mask is None:
-        raise ValueError(f"{path}: cannot be read as a mask; remove or replace the file")
-    if mask.ndim == 3:
-        if not (mask[..., :1] == mask[..., 1:3]).all():
-            raise ValueError(f"{path}: the mask has colours; save class numbers in one channel")
-        mask = mask[..., 0]
-    table = np.full(256, -1, dtype=np.int16)
-    table[IGNORE] = IGNORE
-    for index, info in enumerate(classes):
-        table[info.value] = index
-    if mask.dtype != np.uint8 or (table[mask] < 0).any():
-        strange = [int(v) for v in np.unique(mask) if v > 255 or table[v] < 0]
-        known = ", ".join(f"{c.value} = {c.name}" for c in classes)
-        raise ValueError(
-            f"{path}: mask value {strange[0] if strange else mask.dtype} belongs to no class; classes.json has {known}"
-        )
-    return np.asarray(table[mask], dtype=np.uint8)
+def _compact(entries: Entries) -> Entries:
+    if isinstance(entries, FileList) or not all(entry is None or isinstance(entry, Path) for entry in entries):
+        return entries
+    return FileList(cast("Sequence[Path | None]", entries))
 
 
-def class_pixels(dataset: Dataset, workers: int = 4) -> NDArray[np.int64]:
-    """Pixel counts (images, classes + 1) over the masks of a labelled data set; the last column counts ignored pixels."""
-    bins = [*range(len(dataset.classes)), IGNORE]
-
-    def count(index: int) -> NDArray[np.int64]:
-        mask = dataset.mask(index)
-        if mask is None:
-            return np.zeros(len(bins), dtype=np.int64)
-        counts = np.bincount(mask.ravel(), minlength=256)
-        strange = np.setdiff1d(np.flatnonzero(counts), bins)
-        if strange.size:
-            raise ValueError(
-                f"{dataset.name(index)}: mask value {strange[0]} is no class; use 0 to {len(bins) - 2}, or {IGNORE} to ignore"
-            )
-        return counts[bins]
-
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        return np.stack(list(pool.map(count, range(len(dataset)))))
+def _taken(entries: Entries, positions: Sequence[int]) -> Sequence[Path | Image]:
+    chosen = entries.take(positions) if isinstance(entries, FileList) else tuple(entries[i] for i in positions)
+    return cast("Sequence[Path | Image]", chosen)
 
 
-def _bytes(path: Path) -> NDArray[Any]:
-    try:
-        return np.frombuffer(path.read_bytes() or b"\0", dtype=np.uint8)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+def _chained(parts: Sequence[Entries]) -> Entries:
+    lists = [part for part in parts if isinstance(part, FileList)]
+    if len(lists) == len(parts):
+        return FileList.joined(lists)
+    return tuple(entry for part in parts for entry in part)

@@ -1,0 +1,49 @@
+"""Classes of a data set: names, colours, and the numbers that stand for them in mask files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+IGNORE = 255
+BACKGROUND_NAMES = ("background", "bg", "__bg__", "_background_")
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class. `value` is its number in mask files; in memory a mask holds the class's index."""
+
+    name: str
+    color: tuple[int, int, int]
+    value: int
+
+
+def read_classes(path: Path) -> tuple[ClassInfo, ...]:
+    """The classes of a classes.json, in index order.
+
+    Raises:
+        ValueError: not a list of {"name", "color", "value"}, a value out of range, or a name or value that occurs twice.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        classes = [(str(e["name"]), [int(c) for c in e["color"]], int(e["value"])) for e in entries]
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{path}: must be a list of {{"name", "color", "value"}} in index order ({error!r})') from error
+    if not classes:
+        raise ValueError(f'{path}: the list of classes is empty; give at least one {{"name", "color", "value"}}')
+    for name, color, value in classes:
+        if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+            raise ValueError(f"{path}: class {name!r} has color {color}; give three numbers from 0 to 255")
+        if not 0 <= value <= 255:
+            raise ValueError(f"{path}: class {name!r} has value {value}; masks are 8-bit, so use 0 to 255")
+    for what, given in (("names", [c[0] for c in classes]), ("values", [c[2] for c in classes])):
+        if len(set(given)) < len(classes):
+            raise ValueError(f"{path}: the {what} {given} are not all different; give every class its own")
+    return tuple(ClassInfo(name, (color[0], color[1], color[2]), value) for name, color, value in classes)
+
+
+def write_classes(path: Path, classes: Sequence[ClassInfo]) -> None:
+    entries = [{"name": c.name, "color": list(c.color), "value": c.value} for c in classes]
+    path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
