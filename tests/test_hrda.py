@@ -282,3 +282,28 @@ def test_errors_name_the_field_the_value_and_the_fix(options: dict[str, Any], me
 def test_a_detail_box_off_the_grid_is_refused() -> None:
     with pytest.raises(ValueError, match=r"detail_box=\(4, 36, 0, 32\): use multiples of 8"):
         small()(photo(64, 64), Box(4, 36, 0, 32))
+
+
+# --- memory
+
+
+def test_many_detail_windows_are_split_outside_training_with_the_same_result(
+    models: dict[str, HRDA], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pass sees more pixels than the image has; batch norms on batch statistics and gradients still see all windows."""
+    model, seen = models["mobilenetv3_small_100"], []
+    handle = model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[0] * 64 * 64))
+    x = photo(192, 256, 2)
+    with torch.no_grad():
+        whole = model.logits(x)
+        assert seen[1:] == [2 * len(window_boxes(192, 256, (64, 64), 0.5)) * 64 * 64]
+        monkeypatch.setattr("hrda_core.models.hrda.DETAIL_PIXELS", 0)
+        seen.clear()
+        parts = model.logits(x)
+        assert len(seen) > 3
+        assert max(seen[1:]) <= 2 * 192 * 256
+    assert torch.allclose(whole, parts, atol=1e-5)
+    seen.clear()
+    model.logits(x)
+    assert len(seen) == 2  # context, and all detail windows
+    handle.remove()

@@ -1,28 +1,154 @@
-"""Windows over an image: the one place that knows them."""
+"""Windows over an image: the one place that knows them. Validation, pseudo-labels and prediction all go through it.
+
+Windows are taken row by row and blended in a buffer as high as one window. A row of pixels leaves the buffer as soon as no
+later window covers it, so memory grows with the image's width, never with its height.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hrda_core.models.hrda import HRDA, window_boxes
+from hrda_core.models.hrda import HRDA, Box, window_boxes
+
+BLENDINGS = ("smooth", "average")
+BAND_ROWS = 64  # finished rows leave in bands of at most this height, so that what follows needs little memory too
+FAINTEST = 1e-3  # weight at the border of a smooth window, whose middle has about 1
+
+Read = Callable[[Box], Tensor]  # a window of the image -> normalised (N, 3, h, w)
+Network = Callable[[Tensor], Tensor]  # normalised (N, 3, h, w) -> logits (N, C, h, w)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How windows cover an image.
+
+    window: (height, width) in pixels. overlap: share by which neighbours overlap. blending: "average" counts windows alike,
+    as published (HRDA, section 4.2); "smooth" lets a window count less towards its borders, where it sees less context,
+    so that no seam shows. flips: average with the logits of the mirrored image. batch: windows per pass of the network.
+    """
+
+    window: tuple[int, int]
+    overlap: float = 0.5
+    blending: str = "average"
+    flips: bool = False
+    batch: int = 4
+
+
+class Band(NamedTuple):
+    """Finished rows from `top` on: logits (N, C, h, W) float32."""
+
+    top: int
+    logits: Tensor
 
 
 @torch.no_grad()
-def slide_logits(model: HRDA, image: Tensor, window: tuple[int, int], overlap: float = 0.5, batch: int = 4) -> Tensor:
-    """Normalised (N, 3, H, W) -> logits (N, C, H, W) float32, averaged where windows overlap (HRDA, section 4.2).
+def slide_logits(
+    model: HRDA,
+    image: Tensor,
+    window: tuple[int, int],
+    overlap: float = 0.5,
+    batch: int = 4,
+    blending: str = "average",
+) -> Tensor:
+    """Normalised (N, 3, H, W) -> logits (N, C, H, W) float32, blended where windows overlap; see `Tiling`.
 
-    An image smaller than the (height, width) `window` is one window of its own size. `overlap` is the share by which
-    neighbours overlap. `batch` windows go through the network at once.
+    An image smaller than the (height, width) `window` is one window of its own size.
     """
-    n, _, height, width = image.shape
-    boxes = window_boxes(height, width, window, overlap)
-    total = image.new_zeros((n, model.num_classes, height, width), dtype=torch.float32)
-    count = image.new_zeros((1, 1, height, width), dtype=torch.float32)
-    for start in range(0, len(boxes), batch):
-        chunk = boxes[start : start + batch]
-        windows = torch.cat([image[:, :, b.top : b.bottom, b.left : b.right] for b in chunk])
-        for box, logits in zip(chunk, model.logits(windows).float().split(n), strict=True):
-            total[:, :, box.top : box.bottom, box.left : box.right] += logits
-            count[:, :, box.top : box.bottom, box.left : box.right] += 1
-    return total / count
+
+    def read(box: Box) -> Tensor:
+        return image[:, :, box.top : box.bottom, box.left : box.right]
+
+    size = (image.shape[2], image.shape[3])
+    result = image.new_empty((len(image), model.num_classes, *size), dtype=torch.float32)
+    for top, logits in logit_bands(read, model.logits, size, Tiling(window, overlap, blending, batch=batch)):
+        result[:, :, top : top + logits.shape[2]] = logits
+    return result
+
+
+@torch.no_grad()
+def logit_bands(read: Read, network: Network, size: tuple[int, int], tiling: Tiling) -> Iterator[Band]:
+    """Blended logits of an image of `size` (height, width), from top to bottom, without a gap.
+
+    With flips the mirrored windows are those of the mirrored image, so that a mirrored image gives the mirrored answer.
+
+    Raises:
+        ValueError: an unknown blending.
+    """
+    height, width = size
+    boxes = window_boxes(height, width, tiling.window, tiling.overlap)
+    rows = _axis(height, {b.top: b.bottom for b in boxes}, tiling.blending)
+    columns = _axis(width, {b.left: b.right for b in boxes}, tiling.blending)
+    views = [(box, mirrored) for box in boxes for mirrored in ((False, True) if tiling.flips else (False,))]
+    column_divisor = columns.divisor + columns.divisor.flip(0) if tiling.flips else columns.divisor
+    buffer, top = torch.empty(0), 0  # the blended logits of the rows from `top` on, as many as a window has
+    for start in range(0, len(views), tiling.batch):
+        chunk = views[start : start + tiling.batch]
+        windows = [read(_mirror(box, width)).flip(-1) if mirrored else read(box) for box, mirrored in chunk]
+        parts = network(torch.cat(windows)).float().split(len(windows[0]))
+        if start == 0:
+            buffer = parts[0].new_zeros((*parts[0].shape[:3], width))
+        for (box, mirrored), logits in zip(chunk, parts, strict=True):
+            if box.top > top:  # no window to come reaches above this one
+                yield from _finished(buffer, top, box.top, rows.divisor, column_divisor)
+                _move_up(buffer, box.top - top)
+                top = box.top
+            weighted = logits * torch.outer(rows.weights[box.top], columns.weights[box.left]).to(logits.device)
+            place = _mirror(box, width) if mirrored else box
+            buffer[:, :, :, place.left : place.right] += weighted.flip(-1) if mirrored else weighted
+    yield from _finished(buffer, top, height, rows.divisor, column_divisor)
+
+
+class _Axis(NamedTuple):
+    """Weights of the windows along rows or columns, by their start, and what the sum of weighted logits is divided by."""
+
+    weights: dict[int, Tensor]
+    divisor: Tensor
+
+
+def _axis(length: int, spans: dict[int, int], blending: str) -> _Axis:
+    """Along an axis of `length` pixels, windows from `start` to `stop` (`spans`).
+
+    "smooth" weights are divided here: they are exactly 1 where a pixel has one window, also at the image's border.
+    """
+    if blending not in BLENDINGS:
+        raise ValueError(f"blending={blending!r}: use {' or '.join(map(repr, BLENDINGS))}")
+    weights = {start: _profile(stop - start, blending) for start, stop in spans.items()}
+    total = torch.zeros(length)
+    for start, stop in spans.items():
+        total[start:stop] += weights[start]
+    if blending == "average":
+        return _Axis(weights, total)
+    return _Axis({start: weights[start] / total[start:stop] for start, stop in spans.items()}, torch.ones(length))
+
+
+def _profile(length: int, blending: str) -> Tensor:
+    if blending == "average":
+        return torch.ones(length)
+    return torch.sin(math.pi * (torch.arange(length) + 0.5) / length) ** 2 * (1 - FAINTEST) + FAINTEST
+
+
+def _mirror(box: Box, width: int) -> Box:
+    return box._replace(left=width - box.right, right=width - box.left)
+
+
+def _finished(buffer: Tensor, top: int, bottom: int, row_divisor: Tensor, column_divisor: Tensor) -> Iterator[Band]:
+    columns = column_divisor.to(buffer.device)
+    for start in range(top, bottom, BAND_ROWS):
+        stop = min(start + BAND_ROWS, bottom)
+        divisor = torch.outer(row_divisor[start:stop].to(buffer.device), columns)
+        yield Band(start, buffer[:, :, start - top : stop - top] / divisor)
+
+
+def _move_up(buffer: Tensor, by: int) -> None:
+    """In place, in pieces that do not overlap themselves: a copy of the buffer would double the memory."""
+    kept = buffer.shape[2] - by
+    for start in range(0, kept, by):
+        stop = min(start + by, kept)
+        buffer[:, :, start:stop] = buffer[:, :, start + by : stop + by]
+    buffer[:, :, kept:] = 0

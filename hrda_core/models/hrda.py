@@ -19,6 +19,7 @@ from hrda_core.models.encoder import Encoder
 STRIDE = 4  # of the heads' logits
 CONTEXT_SCALE = 0.5  # the context sees everything at half resolution, the detail a part at full resolution
 BOX_STEP = 8  # detail boxes start on this grid, so that they fall on whole cells of the context logits
+DETAIL_PIXELS = 4 * 2**20  # of sliding detail windows at once, or as many as the image itself has, if that is more
 
 
 class Box(NamedTuple):
@@ -170,11 +171,23 @@ class HRDA(nn.Module):
         return resize(attention, size) * pasted + resize(context, size), context
 
     def _detail_windows(self, image: Tensor) -> Tensor:
-        """Logits (N, C, H/4, W/4) of overlapping detail windows, averaged where they overlap; one batch of windows."""
+        """Logits (N, C, H/4, W/4) of overlapping detail windows, averaged where they overlap.
+
+        The windows are one batch, as published. Only outside training it is split where it would need much more memory than
+        the image itself; batch norms on batch statistics and gradients need it whole.
+        """
         n, _, height, width = image.shape
         boxes = window_boxes(height, width, self.detail_size, self.detail_overlap, BOX_STEP)
-        windows = torch.cat([image[:, :, b.top : b.bottom, b.left : b.right] for b in boxes])
-        logits = self.head(self.encoder(windows))
+        per_pass = len(boxes)
+        if not (self.training or torch.is_grad_enabled()):
+            pixels = n * (boxes[0].bottom - boxes[0].top) * (boxes[0].right - boxes[0].left)
+            per_pass = max(max(DETAIL_PIXELS, n * height * width) // pixels, 1)
+        parts = []
+        for start in range(0, len(boxes), per_pass):
+            chunk = boxes[start : start + per_pass]
+            windows = torch.cat([image[:, :, b.top : b.bottom, b.left : b.right] for b in chunk])
+            parts.append(self.head(self.encoder(windows)))
+        logits = torch.cat(parts)
         total = logits.new_zeros((n, logits.shape[1], height // STRIDE, width // STRIDE))
         count = logits.new_zeros((1, 1, height // STRIDE, width // STRIDE))
         for box, window in zip(boxes, logits.split(n), strict=True):
