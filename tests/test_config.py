@@ -12,7 +12,7 @@ from hrda_core.config import MODES, TrainConfig
 from hrda_core.config_yaml import dump_yaml
 from hrda_core.presets import PRESETS
 
-SECTIONS = ("model", "data", "adaptation", "optimisation", "inference", "schedule")
+SECTIONS = ("model", "data", "augmentation", "adaptation", "optimisation", "inference", "schedule")
 FIELDS = [f"{section}.{field.name}" for section in SECTIONS for field in dataclasses.fields(getattr(TrainConfig(), section))]
 
 
@@ -168,12 +168,24 @@ OUT_OF_RANGE = [
     ("data.flip", 1.5),
     ("data.flip_vertical", -0.5),
     ("data.rotate", 2.0),
-    ("data.source_photometric", 1.01),
+    ("data.foreground_crops", 1.01),
     ("data.rare_class_temperature", 0.0),
     ("data.rare_class_min_pixels", -1),
     ("data.rare_class_crop_ratio", -2.0),
     ("data.rare_class_crops", -1),
     ("data.workers", -1),
+    ("augmentation.preset", "strong"),
+    ("augmentation.probability", 1.5),
+    ("augmentation.colour", 0.6),
+    ("augmentation.gamma", -1.0),
+    ("augmentation.shade", 1.5),
+    ("augmentation.grey", 2.0),
+    ("augmentation.blur", -0.5),
+    ("augmentation.blur_sigma", 0.0),
+    ("augmentation.noise", 0.6),
+    ("augmentation.jpeg", 1.1),
+    ("augmentation.jpeg_quality", 0),
+    ("augmentation.rotate_degrees", 181.0),
     ("adaptation.source_warmup", -2),
     ("adaptation.teacher_alpha", 1.5),
     ("adaptation.teacher_norm", "layer"),
@@ -220,6 +232,8 @@ OUT_OF_RANGE = [
     ("inference.window_height", 32),
     ("inference.window_width", -1),
     ("inference.overlap", 1.0),
+    ("inference.blending", "gaussian"),
+    ("inference.tile_batch", 0),
     ("inference.network", "ema"),
     ("inference.tolerance", -1),
     ("schedule.validate_every", 0),
@@ -227,6 +241,10 @@ OUT_OF_RANGE = [
     ("schedule.preview_every", 0),
     ("schedule.log_every", 0),
     ("schedule.previews", -1),
+    ("schedule.keep_checkpoints", -1),
+    ("schedule.early_stop", -1),
+    ("schedule.time_budget", -1.0),
+    ("schedule.label_free_photos", -1),
 ]
 
 
@@ -241,7 +259,7 @@ def test_out_of_range_names_field_value_and_fix(name: str, value: Any) -> None:
 def test_almost_every_field_has_a_range() -> None:
     """What may hold anything is switches, texts and lists; a new number needs a check and a line above."""
     free = {f"{s}.{f.name}" for s in SECTIONS for f in dataclasses.fields(getattr(TrainConfig(), s)) if "bool" in str(f.type)}
-    free |= {"model.encoder", "model.pretrained_file", "data.source", "data.target", "data.validation"}
+    free |= {"model.encoder", "model.pretrained_file", "data.source", "data.target", "data.validation", "data.cache"}
     free |= {"adaptation.feature_distance_classes", "data.fit_long", "adaptation.blur_sigma_max"}  # checked with their partner
     assert {name for name, _ in OUT_OF_RANGE} | free >= set(FIELDS)
 

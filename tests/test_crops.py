@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from hrda_core.config import AdaptationConfig, DataConfig
-from hrda_core.data.crops import SourceStream, TargetStream, draw_region, scale_of
+from hrda_core.config import AdaptationConfig
+from hrda_core.config_data import AugmentationConfig, DataConfig
+from hrda_core.data.crops import SourceStream, TargetStream, draw_region, draw_region_on, scale_of
 from hrda_core.data.samples import IGNORE, ClassInfo, Dataset, class_pixels
 from hrda_core.data.sampling import SourceSampler
 
@@ -286,6 +287,72 @@ def test_without_attempts_a_crop_still_comes() -> None:
     assert source([coded(90, 90)], [coded(90, 90)[..., 0]], replace(PLAIN, rare_class_sampling=True, rare_class_crops=0))[0]
 
 
+# -- foreground -------------------------------------------------------------------------------------------------------
+
+WITH_BACKGROUND = (ClassInfo("background", (0, 0, 0), 0), *CLASSES[1:])
+
+
+def dotted(size: int, dots: dict[tuple[int, int], int]) -> Array:
+    mask = np.zeros((size, size), np.uint8)
+    for place, value in dots.items():
+        mask[place] = value
+    return mask
+
+
+def foreground_stream(masks: list[Array], config: DataConfig, crops: int = 60) -> SourceStream:
+    data = Dataset(tuple(np.zeros((*mask.shape, 3), np.uint8) for mask in masks), tuple(masks), WITH_BACKGROUND)
+    sampler = SourceSampler(class_pixels(data), config.rare_class_sampling)
+    return SourceStream(data, sampler, config, 0, iterations=crops, batch=1, scale=1.0)
+
+
+@pytest.mark.parametrize("rare", [False, True])
+def test_foreground_crops_hold_a_foreground_pixel(rare: bool) -> None:
+    """One pixel in 400 x 400, in one of three images: a random crop holds it once in a hundred times."""
+    masks = [dotted(400, {}), dotted(400, {(399, 7): 1}), np.full((400, 400), IGNORE, np.uint8)]
+    stream = foreground_stream(masks, replace(PLAIN, foreground_crops=1.0, rare_class_sampling=rare))
+    places = [np.argwhere(stream[i][1].numpy() == 1) for i in range(60)]
+    assert all(len(place) == 1 for place in places)
+    assert {int(place[0, 0]) for place in places} == {63}  # at the image's lower edge: nowhere else in the crop
+
+
+def test_the_pixel_lies_anywhere_in_the_crop() -> None:
+    stream = foreground_stream([dotted(400, {(200, 200): 1})], replace(PLAIN, foreground_crops=1.0), crops=200)
+    places = np.array([np.argwhere(stream[i][1].numpy() == 1)[0] for i in range(200)])
+    counts = np.histogram2d(places[:, 0], places[:, 1], bins=2, range=[[0, 64], [0, 64]])[0]
+    assert counts.min() > 30
+
+
+def test_foreground_crops_take_the_rare_class_drawn() -> None:
+    """Class 1 is common and in the left half, class 2 is one pixel at the right."""
+    mask = dotted(400, {(350, 390): 2})
+    mask[:, :200] = 1
+    stream = foreground_stream([mask], replace(PLAIN, foreground_crops=1.0, rare_class_sampling=True))
+    assert all((stream[i][1] == 2).any() for i in range(30))
+
+
+def test_the_share_of_foreground_crops() -> None:
+    stream = foreground_stream([dotted(1000, {(500, 500): 1})], replace(PLAIN, foreground_crops=0.4), crops=300)
+    assert np.mean([bool((stream[i][1] == 1).any()) for i in range(300)]) == pytest.approx(0.4, abs=0.1)
+
+
+def test_without_any_foreground_a_crop_still_comes() -> None:
+    stream = foreground_stream([dotted(100, {})], replace(PLAIN, foreground_crops=1.0))
+    assert (stream[0][1] == 0).all()
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(0.1, 8), st.integers(0, 2**32))
+def test_a_region_on_a_pixel_holds_it_and_stays_inside(height: int, width: int, scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    wanted = rng.random((height, width)) < 0.05
+    wanted[rng.integers(height), rng.integers(width)] = True
+    region = draw_region_on(rng, wanted, (64, 96), scale)
+    assert wanted[region.top : region.top + region.height, region.left : region.left + region.width].any()
+    assert 0 <= region.top <= height - region.height
+    assert 0 <= region.left <= width - region.width
+    assert region[2:] == draw_region(rng, height, width, (64, 96), scale)[2:]
+
+
 # -- margins ----------------------------------------------------------------------------------------------------------
 
 
@@ -308,14 +375,15 @@ def test_margins_and_padding_add_up() -> None:
 
 # -- draws ------------------------------------------------------------------------------------------------------------
 
-BUSY = replace(PLAIN, flip=0.5, flip_vertical=0.5, rotate=0.5, scale_jitter=0.5, source_photometric=0.5, rare_class_sampling=True)
+BUSY = replace(PLAIN, flip=0.5, flip_vertical=0.5, rotate=0.5, scale_jitter=0.5, foreground_crops=0.3, rare_class_sampling=True)
+MEDIUM = AugmentationConfig("medium")
 
 
 def streams(seed: int = 0) -> tuple[SourceStream, TargetStream]:
     images = [coded(100 + i, 120) for i in range(4)]
     photos = target(images, BUSY)
     photos.seed = seed
-    return source(images, [image[..., 0] % 3 for image in images], BUSY, seed=seed), photos
+    return source(images, [image[..., 0] % 3 for image in images], BUSY, seed=seed, augmentation=MEDIUM), photos
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -342,13 +410,15 @@ def test_the_length_is_the_runs() -> None:
     assert [len(stream) for stream in streams()] == [20, 20]
 
 
-def test_source_photometric_changes_colours_and_nothing_else() -> None:
+@pytest.mark.parametrize("preset", ["light", "medium", "hard"])
+def test_augmentation_presets_change_the_source(preset: str) -> None:
     image = coded(100, 120)
-    plain, changed = (source([image], [image[..., 0]], replace(PLAIN, source_photometric=p)) for p in (0.0, 1.0))
+    plain = source([image], [image[..., 0] % 100])
+    changed = source([image], [image[..., 0] % 100], augmentation=AugmentationConfig(preset))
+    assert any(not torch.equal(plain[i][0], changed[i][0]) for i in range(4))
     for i in range(4):
-        assert torch.equal(plain[i][1], changed[i][1])
-        assert not torch.equal(plain[i][0], changed[i][0])
         assert (changed[i][0].shape, changed[i][0].dtype) == ((3, 64, 64), torch.uint8)
+        assert preset != "light" or torch.equal(plain[i][1], changed[i][1])  # which changes colours and nothing else
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])

@@ -39,7 +39,8 @@ PUBLISHED = {
     "data.flip": 0.5,
     "data.flip_vertical": 0.0,
     "data.rotate": 0.0,
-    "data.source_photometric": 0.0,
+    "data.foreground_crops": 0.0,
+    "augmentation.preset": "none",
     "data.rare_class_sampling": True,
     "data.rare_class_temperature": 0.01,
     "data.rare_class_min_pixels": 3000,
@@ -79,6 +80,8 @@ PUBLISHED = {
     "optimisation.dice_weight": 0.0,
     # inference
     "inference.overlap": 0.5,
+    "inference.blending": "average",
+    "inference.flips": False,
     "inference.network": "student",
     "inference.tune_thresholds": False,
 }

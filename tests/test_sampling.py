@@ -112,3 +112,12 @@ def test_the_same_generator_draws_the_same() -> None:
 def test_the_crop_rule_scales_with_the_crop(side: int, expected: float) -> None:
     assert CROP_AREA == 1024 * 1024
     assert SourceSampler(PIXELS, min_pixels=3000).crop_pixels(2.0, side * side) == expected
+
+
+def test_foreground_is_drawn_from_the_images_that_have_it() -> None:
+    rng = np.random.default_rng(0)
+    uniform, rare = SourceSampler(PIXELS, rare_classes=False), SourceSampler(PIXELS)
+    assert {uniform.draw_foreground(rng, 1) for _ in range(50)} == {(1, None), (2, None)}
+    assert {rare.draw_foreground(rng, 1) for _ in range(50)} == {(1, 1), (2, 1)}
+    assert {uniform.draw_foreground(rng, 0) for _ in range(50)} == {(0, None), (1, None), (2, None)}  # no background class
+    assert SourceSampler(np.array([[9, 0, 1]])).draw_foreground(rng, 1) is None

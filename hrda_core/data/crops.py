@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import cv2
@@ -15,9 +15,9 @@ from torch.utils import data
 
 from hrda_core.config import AdaptationConfig
 from hrda_core.config_data import AugmentationConfig, DataConfig
+from hrda_core.data.augmentation import augment
 from hrda_core.data.draws import generator
-from hrda_core.data.photometric import draw_jitter, gaussian_blur, jitter
-from hrda_core.data.samples import IGNORE, Dataset, Image, Mask
+from hrda_core.data.samples import IGNORE, Dataset, Mask
 from hrda_core.data.sampling import SourceSampler
 
 
@@ -41,6 +41,43 @@ def draw_region(rng: np.random.Generator, height: int, width: int, crop: tuple[i
     """A region that, resized by `scale`, gives the crop; the whole side where the image is smaller."""
     h, w = min(math.ceil(crop[0] / scale), height), min(math.ceil(crop[1] / scale), width)
     return Region(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+
+
+def draw_region_with(
+    rng: np.random.Generator,
+    mask: Mask,
+    rare_class: int | None,
+    enough: float,
+    tries: int,
+    crop: tuple[int, int],
+    scale: float,
+) -> Region:
+    """The first of at most `tries` regions with more than `enough` pixels of the class; as published, else the last one."""
+    region = draw_region(rng, mask.shape[0], mask.shape[1], crop, scale)
+    for _ in range(tries - 1):
+        if np.count_nonzero(cut(mask, region) == rare_class) * scale * scale > enough:
+            break
+        region = draw_region(rng, mask.shape[0], mask.shape[1], crop, scale)
+    return region
+
+
+def draw_region_on(rng: np.random.Generator, wanted: NDArray[np.bool_], crop: tuple[int, int], scale: float) -> Region:
+    """A region around a random one of the wanted pixels (H, W), which may lie anywhere within it."""
+    (height, width), rows = wanted.shape, np.count_nonzero(wanted, axis=1)
+    number = int(rng.integers(rows.sum()))  # of the wanted pixels, counted row by row
+    row = int(np.searchsorted(rows.cumsum(), number, side="right"))
+    column = int(np.flatnonzero(wanted[row])[number - int(rows[:row].sum())])
+    h, w = min(math.ceil(crop[0] / scale), height), min(math.ceil(crop[1] / scale), width)
+    top = int(rng.integers(max(row - h + 1, 0), min(row, height - h) + 1))
+    left = int(rng.integers(max(column - w + 1, 0), min(column, width - w) + 1))
+    return Region(top, left, h, w)
+
+
+def foreground(mask: Mask, rare_class: int | None, dataset: Dataset) -> NDArray[np.bool_]:
+    """(H, W): pixels of the rare class, or of any class but background."""
+    if rare_class is not None:
+        return np.asarray(mask == rare_class)
+    return np.asarray((mask >= int(dataset.has_background)) & (mask != IGNORE))
 
 
 def cut(array: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
@@ -89,7 +126,10 @@ class SourceStream(data.Dataset[tuple[Tensor, Tensor]]):
     batch: int
     scale: float
     labelled_target: tuple[Dataset, SourceSampler, float] | None = None
-    augmentation: AugmentationConfig = AugmentationConfig()
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def __post_init__(self) -> None:
+        self.augmentation = self.augmentation.settled()
 
     def __len__(self) -> int:
         return self.iterations * self.batch
@@ -99,40 +139,33 @@ class SourceStream(data.Dataset[tuple[Tensor, Tensor]]):
         dataset, sampler, scale = self.dataset, self.sampler, self.scale
         if self.labelled_target is not None and index % 2:
             dataset, sampler, scale = self.labelled_target
-        position, rare_class = sampler.draw(rng)
+        position, rare_class, on_foreground = self._draw(rng, sampler, dataset)
         mask = dataset.mask(position)
         if mask is None:
             raise ValueError(f"{dataset.name(position)}: has no mask; every labelled training image needs one")
-        image, label = self._crop(rng, dataset.image(position), mask, rare_class, scale, sampler, dataset.name(position))
-        image, label = flipped(rng, [image, label], self.config)
-        pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
-        if rng.random() < self.augmentation.settled().probability:
-            pixels = _photometric(rng, pixels)
-        return pixels, torch.from_numpy(label.astype(np.int64))
-
-    def _crop(
-        self,
-        rng: np.random.Generator,
-        image: Image,
-        mask: Mask,
-        rare: int | None,
-        scale: float,
-        sampler: SourceSampler,
-        name: str,
-    ) -> tuple[Image, Mask]:
+        image = dataset.image(position)
         if mask.shape != image.shape[:2]:
-            raise ValueError(f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]}, the image {image.shape[1]}x{image.shape[0]}")
-        config = self.config
-        crop = (config.crop_height, config.crop_width)
-        scale = scale_of(mask.shape[0], mask.shape[1], scale, config.fit_short, config.fit_long)
-        scale *= 2.0 ** rng.uniform(-config.scale_jitter, config.scale_jitter)
-        enough = sampler.crop_pixels(config.rare_class_crop_ratio, crop[0] * crop[1])
-        region = draw_region(rng, mask.shape[0], mask.shape[1], crop, scale)
-        for _ in range(config.rare_class_crops - 1 if rare is not None else 0):
-            if np.count_nonzero(cut(mask, region) == rare) * scale * scale > enough:
-                break
-            region = draw_region(rng, mask.shape[0], mask.shape[1], crop, scale)
-        return to_crop(cut(image, region), crop, scale, None), to_crop(cut(mask, region), crop, scale, IGNORE)
+            sizes = f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {image.shape[1]}x{image.shape[0]}"
+            raise ValueError(f"{dataset.location(position)}: {sizes}; make them the same size")
+        crop = (self.config.crop_height, self.config.crop_width)
+        scale = scale_of(mask.shape[0], mask.shape[1], scale, self.config.fit_short, self.config.fit_long)
+        scale *= 2.0 ** rng.uniform(-self.config.scale_jitter, self.config.scale_jitter)
+        if on_foreground:
+            region = draw_region_on(rng, foreground(mask, rare_class, dataset), crop, scale)
+        else:
+            enough = sampler.crop_pixels(self.config.rare_class_crop_ratio, crop[0] * crop[1])
+            tries = self.config.rare_class_crops if rare_class is not None else 1
+            region = draw_region_with(rng, mask, rare_class, enough, tries, crop, scale)
+        arrays = [to_crop(cut(image, region), crop, scale, None), to_crop(cut(mask, region), crop, scale, IGNORE)]
+        image, label = flipped(rng, arrays, self.config)
+        image, label = augment(rng, image, label, self.augmentation)
+        return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(label.astype(np.int64))
+
+    def _draw(self, rng: np.random.Generator, sampler: SourceSampler, dataset: Dataset) -> tuple[int, int | None, bool]:
+        """Position of an image, the rare class of this crop, and whether it is to be placed on a foreground pixel."""
+        share = self.config.foreground_crops
+        drawn = sampler.draw_foreground(rng, int(dataset.has_background)) if share and rng.random() < share else None
+        return (*drawn, True) if drawn is not None else (*sampler.draw(rng), False)
 
 
 @dataclass
@@ -166,11 +199,3 @@ class TargetStream(data.Dataset[tuple[Tensor, Tensor]]):
         arrays = [to_crop(cut(photo, region), crop, scale, None), to_crop(cut(valid, region), crop, scale, 0)]
         image, valid = flipped(rng, arrays, self.config)
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(valid)
-
-
-def _photometric(rng: np.random.Generator, image: Tensor) -> Tensor:
-    """Colour jitter, half of the time blur, of a source crop (3, H, W) uint8."""
-    x = jitter(image[None].float() / 255, draw_jitter(rng, 0.25))
-    if rng.random() < 0.5:
-        x = gaussian_blur(x, float(rng.uniform(0.15, 1.5)))
-    return (x[0] * 255).round().clamp(0, 255).to(torch.uint8)

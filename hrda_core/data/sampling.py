@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,16 +40,37 @@ class SourceSampler:
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int | None]:
         """An image index, and the rare class that a crop of it should hold (None for any crop)."""
-        classes = self.pixels[:, :-1]
-        total = classes.sum(axis=0)
-        if not self.rare_classes or not total.any():
+        if not self.rare_classes or not self._totals.any():
             return int(rng.integers(len(self.pixels))), None
-        chosen = int(rng.choice(len(total), p=rare_class_probabilities(total, self.temperature)))
-        share = classes[:, chosen] / np.maximum(self.pixels.sum(axis=1), 1)
-        candidates = np.flatnonzero(share > self.min_pixels / IMAGE_AREA)
+        return self._of_rare_class(rng, self._totals)
+
+    def draw_foreground(self, rng: np.random.Generator, first_class: int) -> tuple[int, int | None] | None:
+        """Like `draw`, among the classes from `first_class` on and the images that hold any; None where none does.
+
+        The class is None with rare classes off: any foreground pixel will do.
+        """
+        totals = np.where(np.arange(len(self._totals)) >= first_class, self._totals, 0)
+        if not totals.any():
+            return None
+        if self.rare_classes:
+            return self._of_rare_class(rng, totals)
+        return int(rng.choice(np.flatnonzero(self.pixels[:, first_class:-1].any(axis=1)))), None
+
+    def _of_rare_class(self, rng: np.random.Generator, totals: NDArray[np.int64]) -> tuple[int, int]:
+        chosen = int(rng.choice(len(totals), p=rare_class_probabilities(totals, self.temperature)))
+        count = self.pixels[:, chosen]
+        candidates = np.flatnonzero(count / self._areas > self.min_pixels / IMAGE_AREA)
         if len(candidates) == 0:  # so rare that no image qualifies: those that hold it at all
-            candidates = np.flatnonzero(classes[:, chosen])
+            candidates = np.flatnonzero(count)
         return int(rng.choice(candidates)), chosen
+
+    @cached_property
+    def _totals(self) -> NDArray[np.int64]:
+        return np.asarray(self.pixels[:, :-1].sum(axis=0))
+
+    @cached_property
+    def _areas(self) -> NDArray[np.int64]:
+        return np.asarray(np.maximum(self.pixels.sum(axis=1), 1))
 
     def crop_pixels(self, crop_ratio: float, crop_area: int) -> float:
         """Pixels of the rare class that a crop of `crop_area` pixels should hold."""
