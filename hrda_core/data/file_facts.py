@@ -57,11 +57,9 @@ def mask_facts(path: Path, classes: Sequence[ClassInfo], memory: FileMemory) -> 
 
     def find(content: bytes) -> str:
         try:
-            mask = decode_mask(content, classes)
+            return json.dumps(asdict(facts_of_mask(decode_mask(content, classes), len(classes))))
         except ValueError as error:
             return json.dumps({"problem": str(error)})
-        height, width = mask.shape
-        return json.dumps(asdict(MaskFacts(height, width, tuple(count_classes(mask, len(classes)).tolist()))))
 
     try:
         found = json.loads(_recalled(path, memory, b"mask" + values, find))
@@ -73,6 +71,12 @@ def mask_facts(path: Path, classes: Sequence[ClassInfo], memory: FileMemory) -> 
 def facts_of_image(image: Image) -> ImageFacts:
     height, width = image.shape[:2]
     return ImageFacts(height, width, digest(f"{height} {width} ".encode(), np.ascontiguousarray(image).data).hex())
+
+
+def facts_of_mask(mask: Mask, classes: int) -> MaskFacts:
+    """Raises ValueError as `count_classes`."""
+    height, width = mask.shape
+    return MaskFacts(height, width, tuple(count_classes(mask, classes).tolist()))
 
 
 def count_classes(mask: Mask, classes: int) -> NDArray[np.int64]:
