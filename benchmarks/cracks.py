@@ -33,7 +33,7 @@ def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
                 "workers": 4,
             },
             "augmentation": {"preset": "light"},
-            "adaptation": {"feature_distance_weight": 0.0},
+            "adaptation": {"source_warmup": iterations // 4, "feature_distance_weight": 0.0},
             "optimisation": {
                 "iterations": iterations,
                 "batch_size": 4,

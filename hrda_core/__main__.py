@@ -25,6 +25,7 @@ from hrda_core.presets import PRESETS, preset
 from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.loop import train
 from hrda_core.training.run_report import write_run_report
+from hrda_core.training.stopping import stop_on_signals
 from hrda_core.training.validation import evaluate
 
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     cv2.setNumThreads(1)  # images are handled side by side; threads within one image would only compete
     try:
         options.run(options)
-    except (ValueError, RuntimeError, FloatingPointError, OSError) as error:
+    except (ValueError, RuntimeError, FloatingPointError, MemoryError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -66,19 +67,43 @@ def _synthesize(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    """config.yaml of the run directory, or the preset; then folders and --set override."""
+    """The named preset or file, else config.yaml of the run directory, else "standard"; folders and --set override."""
     directory = Path(options.directory)
     stored = directory / "config.yaml"
-    config = TrainConfig.load(options.config or stored) if options.config or stored.is_file() else preset(options.preset)
+    if options.resume and (options.preset or options.config) and stored.is_file():
+        raise ValueError(f"--resume goes on with {stored}: leave out --preset and --config; --set may change single settings")
+    if options.preset:
+        config = preset(options.preset)
+    elif options.config or stored.is_file():
+        config = TrainConfig.load(options.config or stored)
+    else:
+        config = preset("standard")
     folders = {name: value for name in ("source", "target", "validation") if (value := getattr(options, name))}
     config = config.updated({"data": folders})
     config = config.changed(options.set)
-    sets = {name: _datasets(getattr(config.data, name)) for name in ("source", "target", "validation")}
-    result = train(config, **sets, listener=ProgressBar(config.mode), directory=directory, resume=options.resume)
+    source, target, validation = (
+        _datasets(folders) for folders in (config.data.source, config.data.target, config.data.validation)
+    )
+    with stop_on_signals() as stop:
+        result = train(
+            config,
+            source,
+            target,
+            validation,
+            ProgressBar(),
+            directory=directory,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            stop=stop,
+        )
+    if not result.best.is_file():
+        print("Nothing was trained yet")
+        return
     score = "" if result.score is None else f", validation score {result.score:.4f}"
     print(f"Best checkpoint: {result.best}{score}")
-    target = sets["target"]
-    photos = sets["validation"] or (None if target is None else replace(target, masks=None))  # never to be seen, nor shown
+    if result.stopped:
+        print(f"Stopped early ({result.stopped}); --resume goes on")
+    photos = validation or (None if target is None else replace(target, masks=None))  # never to be seen, nor shown
     print(f"Report: {write_run_report(result.directory, photos).resolve()}")
 
 
@@ -168,14 +193,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, default=None, help="processes; default: all cores")
     command.set_defaults(run=_synthesize)
 
-    command = commands.add_parser("train", help="train; reads config.yaml of the run directory where there is one")
+    command = commands.add_parser("train", help="train; without --preset or --config it reads config.yaml of the run directory")
     command.add_argument("directory", help="of the run")
     command.add_argument("--config", help="a YAML file")
-    command.add_argument("--preset", default="standard", choices=list(PRESETS))
+    command.add_argument("--preset", choices=list(PRESETS), help="default: standard")
     for name in ("source", "target", "validation"):
         command.add_argument(f"--{name}", action="append", default=[], metavar="FOLDER", help="may be given several times")
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="optimisation.iterations=300")
     command.add_argument("--resume", action="store_true", help="go on from checkpoints/last.pth")
+    command.add_argument("--overwrite", action="store_true", help="start anew where an earlier run lies in the directory")
     command.set_defaults(run=_train)
 
     command = commands.add_parser("evaluate", help="figures of a checkpoint on a labelled folder, as JSON")

@@ -48,7 +48,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AdaptationConfig:
-    source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: a quarter, else 0)
+    source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: half, else 0)
     teacher_alpha: float = 0.999  # EMA: min(1 - 1 / (iteration + 1), alpha)
     teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
     pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "band" (thin classes: uncertain pixels ignored), or "auto"
@@ -238,10 +238,17 @@ class TrainConfig:
         a = self.adaptation
         settled = replace(
             a,
-            source_warmup=(self.optimisation.iterations // 4 if thin else 0) if a.source_warmup == AUTO else a.source_warmup,
+            source_warmup=(self.optimisation.iterations // 2 if thin else 0) if a.source_warmup == AUTO else a.source_warmup,
             pseudo_labels=("band" if thin else "confident-fraction") if a.pseudo_labels == "auto" else a.pseudo_labels,
             mixing=("none" if thin else "class-mix") if a.mixing == "auto" else a.mixing,
         )
+        if self.mode in ("adapt", "semi-supervised"):
+            check(
+                settled.source_warmup < self.optimisation.iterations,
+                "adaptation.source_warmup",
+                settled.source_warmup,
+                f"must be less than optimisation.iterations={self.optimisation.iterations}, or the run never adapts",
+            )
         fix = "needs a class named 'background' at index 0; choose another"
         check(has_background or settled.pseudo_labels != "band", "adaptation.pseudo_labels", settled.pseudo_labels, fix)
         check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)

@@ -17,10 +17,10 @@ from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.loop import train
 from hrda_core.training.validation import evaluate
 
-# Source and target are two appearances of our own crack generator: asphalt and a plastered wall.
+# Source and target are two appearances of our own crack generator: asphalt, and rusty metal or old wood.
 SOURCE = CrackSynthesis(count=240, size=256, look="asphalt")
-TARGET = CrackSynthesis(count=240, size=256, look="plaster")
-HELD_OUT = CrackSynthesis(count=32, size=256, look="plaster")
+TARGET = CrackSynthesis(count=240, size=256, look="rusty")
+HELD_OUT = CrackSynthesis(count=32, size=256, look="rusty")
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,15 @@ def demo(
     else:
         data, config = _synthesized(directory / "data", seed), _offline(preset("quick"))
     config = config.updated({"seed": seed}).changed(changes)
+    config = config.updated({"baseline": True})  # both arms share the warm-up, so that they differ by adaptation alone
+    result = train(config, data.source, data.target, data.validation, ProgressBar(), directory=directory, overwrite=True)
+    assert result.baseline is not None
     arms = []
-    for name, mode in (("source-only", "source-only"), ("adapted", "adapt")):
-        chosen = config.updated({"mode": mode})
-        result = train(chosen, data.source, data.target, data.validation, ProgressBar(name), directory=directory / name)
+    for name, run in (("source-only", result.baseline), ("adapted", result.directory)):
         # the last checkpoint, not the best on the validation set, so that the comparison flatters neither
-        predictor = Predictor(result.last)
+        predictor = Predictor(run / "checkpoints" / "last.pth", thresholds="argmax")
         figures = evaluate(predictor.probabilities, data.validation) if data.validation is not None else None
-        arms.append(Arm(name, result.directory, predictor, figures))
+        arms.append(Arm(name, run, predictor, figures))
     photos = data.validation if data.validation is not None else data.target
     return write_comparison(
         directory / "report.html", arms, photos, len(data.source), len(data.target), time.monotonic() - started

@@ -134,7 +134,7 @@ def test_adapting_never_opens_the_targets_masks(data: Path, tmp_path: Path) -> N
     write_folder(tmp_path / "target", 2, 2)
     for path in (tmp_path / "target" / "masks").iterdir():
         path.write_bytes(b"poison")
-    arguments = ["train", str(tmp_path / "run"), f"--config={data / 'tiny.yaml'}", "--set=optimisation.iterations=1"]
+    arguments = ["train", str(tmp_path / "run"), f"--config={data / 'tiny.yaml'}", "--set=optimisation.iterations=3"]
     assert main([*arguments, f"--source={data / 'source'}", f"--target={tmp_path / 'target'}"]) == 0
 
 

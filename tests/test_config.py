@@ -343,7 +343,7 @@ def settled(num_classes: int, background: bool, share: float, **given: Any) -> t
     return rule.source_warmup, rule.pseudo_labels, rule.mixing
 
 
-THIN = (250, "band", "none")
+THIN = (500, "band", "none")
 PUBLISHED = (0, "confident-fraction", "class-mix")
 
 
@@ -369,9 +369,9 @@ def test_auto_follows_the_classes(num_classes: int, background: bool, share: flo
     [
         ({"source_warmup": 0}, (0, "band", "none")),
         ({"source_warmup": 700}, (700, "band", "none")),
-        ({"pseudo_labels": "confident-fraction"}, (250, "confident-fraction", "none")),
-        ({"mixing": "class-mix"}, (250, "band", "class-mix")),
-        ({"mixing": "foreground"}, (250, "band", "foreground")),
+        ({"pseudo_labels": "confident-fraction"}, (500, "confident-fraction", "none")),
+        ({"mixing": "class-mix"}, (500, "band", "class-mix")),
+        ({"mixing": "foreground"}, (500, "band", "foreground")),
     ],
 )
 def test_explicit_values_are_kept_on_thin_classes(given: dict[str, Any], expected: tuple[int, str, str]) -> None:

@@ -35,8 +35,8 @@ def test_demo_compares_both_arms_on_the_labelled_photos(tmp_path: Path) -> None:
         assert text in page, text
     assert page.count("<svg") >= 5  # IoU, losses and learning rate of both arms
     assert "http://" not in page and "https://" not in page
-    for arm in ("source-only", "adapted"):
-        assert (tmp_path / "out" / arm / "checkpoints" / "last.pth").is_file()
+    for run in (tmp_path / "out", tmp_path / "out" / "baseline"):
+        assert (run / "checkpoints" / "last.pth").is_file()
 
 
 def test_demo_without_validation_says_so_and_shows_pictures(tmp_path: Path) -> None:

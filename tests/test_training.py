@@ -19,7 +19,7 @@ from hrda_core.data.samples import ClassInfo, Dataset
 from hrda_core.inference.predictor import Predictor
 from hrda_core.models.checkpoints import KEYS, load_checkpoint
 from hrda_core.training import networks
-from hrda_core.training.events import CheckpointSaved, Event, Failed, Finished, Metrics, Preview, Progress
+from hrda_core.training.events import CheckpointSaved, Event, Failed, Finished, Metrics, Preparation, Preview, Progress, Stage
 from hrda_core.training.loop import TrainResult, train
 from hrda_core.training.validation import Evaluation
 
@@ -81,7 +81,8 @@ def test_the_multi_resolution_network_with_everything_on(tmp_path: Path) -> None
     config = tiny(
         {
             "model": {"multi_resolution": True, "context_loss_weight": 0.1},
-            "data": {"crop_height": 128, "crop_width": 128, "rotate": 0.5, "source_photometric": 0.5},
+            "data": {"crop_height": 128, "crop_width": 128, "rotate": 0.5},
+            "augmentation": {"preset": "hard"},
             "adaptation": {"mask_weight": 1.0, "mixing": "class-mix", "teacher_norm": "batch", "source_warmup": 0},
             "optimisation": {"iterations": 2, "clip_gradient_norm": 1.0, "dice_weight": 0.5, "optimizer": "sgd"},
         }
@@ -94,7 +95,7 @@ def test_the_multi_resolution_network_with_everything_on(tmp_path: Path) -> None
 def test_many_classes_without_background(tmp_path: Path) -> None:
     classes = tuple(ClassInfo(name, (i, i, i), i) for i, name in enumerate(("road", "car", "sky")))
     sets = [cracks(3, seed, classes=classes) for seed in (1, 2)]
-    config = tiny({"optimisation": {"iterations": 2}})
+    config = tiny({"optimisation": {"iterations": 3}})
     result = train(config, sets[0], sets[1], sets[1], directory=tmp_path)
     assert result.score is not None
     stored = TrainConfig.load(tmp_path / "config.yaml").adaptation
@@ -151,8 +152,8 @@ def test_labelled_images_are_seen_at_the_scale_of_their_side(
         streams.append(SourceStream(*arguments))
         return streams[-1]
 
-    monkeypatch.setattr("hrda_core.training.loop.SourceStream", spy)
-    config = tiny({"data": {"source_scale": 0.5, "target_scale": 2.0}, "optimisation": {"iterations": 1}}, mode=mode)
+    monkeypatch.setattr("hrda_core.training.loading.SourceStream", spy)
+    config = tiny({"data": {"source_scale": 0.5, "target_scale": 2.0}, "optimisation": {"iterations": 3}}, mode=mode)
     run(tmp_path, config, validation=None)
     [stream] = streams
     labelled = stream.labelled_target
@@ -185,7 +186,8 @@ def test_the_run_directory(adapted: tuple[Path, Recorder, TrainResult]) -> None:
     assert result.last.is_file()
     assert sorted(p.name for p in (directory / "previews").iterdir()) == ["image 0_000003.jpg", "image 0_000006.jpg"]
     assert len(list((directory / "tensorboard").iterdir())) == 1
-    assert {p.name for p in directory.iterdir()} == {"checkpoints", "config.yaml", "metrics.jsonl", "previews", "tensorboard"}
+    assert {p.name for p in directory.iterdir() if not p.name.startswith(".")} == {"checkpoints", "config.yaml", "metrics.jsonl",
+                                                                                    "previews", "tensorboard"}  # fmt: skip
     assert {p.name for p in (directory / "checkpoints").iterdir()} == {"best.pth", "last.pth"}  # no temporary file is left
 
 
@@ -198,7 +200,7 @@ def test_the_stored_configuration_is_settled(adapted: tuple[Path, Recorder, Trai
 def test_metrics_by_name(adapted: tuple[Path, Recorder, TrainResult]) -> None:
     training = [line for line in lines(adapted[0]) if "loss/source" in line]
     validation = [line for line in lines(adapted[0]) if "validation/score" in line]
-    assert [line["iteration"] for line in training] == [2, 3, 4, 6]  # every second, and before each checkpoint
+    assert [line["iteration"] for line in training] == [2, 4, 6]  # every second, wherever checkpoints are
     assert [line["iteration"] for line in validation] == [3, 6]
     assert training[-1].keys() == {"iteration", "learning_rate", "loss/source", "loss/source_detail", "loss/mixed",
                                    "loss/mixed_detail", "pseudo/confident", "pseudo/foreground"}  # fmt: skip
@@ -230,16 +232,18 @@ def test_the_stored_score_is_reached_again(adapted: tuple[Path, Recorder, TrainR
 
 
 def test_no_tuning_stores_no_thresholds(tmp_path: Path) -> None:
-    config = tiny({"inference": {"tune_thresholds": False, "network": "student"}, "optimisation": {"iterations": 1}})
+    config = tiny({"inference": {"tune_thresholds": False, "network": "student"}, "optimisation": {"iterations": 3}})
     best = load_checkpoint(run(tmp_path, config).best)
     assert (best["thresholds"], best["selected"]) == ({}, "student")
 
 
 def test_a_new_run_starts_a_new_log(tmp_path: Path) -> None:
     config = tiny({"optimisation": {"iterations": 1}}, mode="source-only")
-    for _ in range(2):
+    run(tmp_path, config, validation=None)
+    with pytest.raises(ValueError, match=r"already holds a run: resume it, overwrite it"):
         run(tmp_path, config, validation=None)
-    assert [line["iteration"] for line in lines(tmp_path)] == [1]
+    run(tmp_path, config, validation=None, overwrite=True)
+    assert [line["iteration"] for line in lines(tmp_path) if "loss/source" in line] == [1]
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -248,6 +252,7 @@ def test_a_new_run_starts_a_new_log(tmp_path: Path) -> None:
 def test_events_come_in_order(adapted: tuple[Path, Recorder, TrainResult]) -> None:
     events = adapted[1].events
     assert [event.iteration for event in events] == sorted(event.iteration for event in events)
+    assert [stage.name for stage in adapted[1].of(Stage)] == ["checking data", "adapt"]
     assert [event.time for event in events] == sorted(event.time for event in events)
     assert [event.iteration for event in adapted[1].of(Progress)] == [1, 2, 3, 4, 5, 6]
     assert {event.total for event in adapted[1].of(Progress)} == {6}
@@ -295,7 +300,7 @@ def test_an_exploding_loss_stops_the_run_before_a_checkpoint(tmp_path: Path) -> 
         run(tmp_path, tiny(change, mode="source-only"), validation=None, listener=recorder)
     assert isinstance(recorder.events[-1], Failed)
     saved = weights(tmp_path / "checkpoints" / "last.pth")
-    assert recorder.events[-1].iteration > 1
+    assert recorder.events[-1].iteration == 1  # the last good one
     assert all(not torch.isnan(value).any() for key, value in saved.items() if "running" not in key)
 
 
@@ -380,13 +385,14 @@ def test_resuming_without_a_checkpoint_starts(adapted: tuple[Path, Recorder, Tra
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
-    config = tiny({"optimisation": {"iterations": 2}})
+    config = tiny({"optimisation": {"iterations": 3}})
     first = run(tmp_path, config)
     before, log = first.last.read_bytes(), lines(tmp_path)
     recorder = Recorder()
     second = run(tmp_path, config, resume=True, listener=recorder)
     assert (first.last.read_bytes(), lines(tmp_path), second.score) == (before, log, first.score)
-    assert [type(event) for event in recorder.events] == [Finished]
+    assert {type(event) for event in recorder.events} <= {Stage, Preparation, Finished}
+    assert recorder.events[-1].iteration == 3
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -406,7 +412,7 @@ def test_an_undefined_score_is_never_the_best(tmp_path: Path, monkeypatch: pytes
 
 def test_a_validation_set_without_foreground_is_allowed(tmp_path: Path) -> None:
     empty = Dataset(VALIDATION.images, tuple(np.zeros((80, 96), np.uint8) for _ in range(2)), CRACKS)
-    run(tmp_path, tiny({"optimisation": {"iterations": 1}}), validation=empty)
+    run(tmp_path, tiny({"optimisation": {"iterations": 3}}), validation=empty)
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 
 
@@ -442,7 +448,7 @@ def test_data_that_do_not_suit_the_mode(mode: str, changes: dict[str, Any], said
 
 
 def test_targets_need_no_classes(tmp_path: Path) -> None:
-    result = run(tmp_path, tiny({"optimisation": {"iterations": 1}}), target=replace(PHOTOS, classes=()))
+    result = run(tmp_path, tiny({"optimisation": {"iterations": 3}}), target=replace(PHOTOS, classes=()))
     assert result.last.is_file()
 
 
@@ -472,7 +478,7 @@ def test_a_device_that_is_not_there(device: str, said: str, tmp_path: Path) -> N
 def test_a_validation_mask_of_another_size_is_named(tmp_path: Path) -> None:
     wrong = Dataset(VALIDATION.images, (np.zeros((80, 96), np.uint8), np.zeros((96, 80), np.uint8)), CRACKS)
     with pytest.raises(ValueError, match=r"image 1: the mask is 80x96, the image 96x80"):
-        run(tmp_path, tiny({"optimisation": {"iterations": 1}}), validation=wrong)
+        run(tmp_path, tiny({"optimisation": {"iterations": 3}}), validation=wrong)
 
 
 def test_the_modes_here_are_all_modes() -> None:

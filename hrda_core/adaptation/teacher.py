@@ -34,11 +34,11 @@ class Teacher:
 
     @torch.no_grad()
     def update(self, student: HRDA, iteration: int) -> None:
-        """Called before each iteration; iteration 0 copies the student's parameters."""
+        """Called before each iteration; iteration 0 copies the student, buffers included."""
         alpha = ema_alpha(iteration, self.alpha)
         for ours, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
             ours.mul_(alpha).add_(theirs.detach(), alpha=1 - alpha)
-        if self.norm == "running":
+        if alpha == 0 or self.norm == "running":
             for average, current in zip(self.model.buffers(), student.buffers(), strict=True):
                 if average.is_floating_point():
                     average.mul_(alpha).add_(current, alpha=1 - alpha)

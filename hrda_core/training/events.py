@@ -18,6 +18,28 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Stage(Event):
+    """A part of the run begins: "checking data", "source-only baseline", or the mode. Later events belong to it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Preparation(Event):
+    """Before the first iteration: `done` of `total` images are checked."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Notice(Event):
+    """Something that the user should know and that does not end the run."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Progress(Event):
     """After every iteration: `iteration` of `total` are done."""
 
@@ -46,9 +68,13 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The run came to its end; `score` is the best checkpoint's, None without a validation set."""
+    """The run came to its end; `score` is the best checkpoint's, None without a validation set.
+
+    `stopped` says why where that was before the last iteration ("stop requested", ...); such a run can be resumed.
+    """
 
     score: float | None
+    stopped: str = ""
 
 
 @dataclass(frozen=True)

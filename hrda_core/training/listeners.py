@@ -13,31 +13,51 @@ from tqdm import tqdm
 
 from hrda_core.data.samples import ClassInfo
 from hrda_core.evaluation.pictures import confidence_map, overlay, shrink
-from hrda_core.training.events import Event, Failed, Finished, Metrics, Preview, Progress
+from hrda_core.training.events import Event, Failed, Finished, Metrics, Notice, Preparation, Preview, Progress, Stage
 
 PREVIEW_SIDE = 512
 
 
 class ProgressBar:
-    """Iterations done, speed and time left, with the loss and the latest validation score."""
+    """Iterations done, speed and time left, with the loss and the latest validation score; one bar per stage of the run."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str = "") -> None:
         self.label = label
         self.bar: tqdm[Any] | None = None
+        self.stage = ""
         self.shown: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            if self.bar is None:
-                self.bar = tqdm(total=event.total, desc=self.label, unit="it", file=sys.stderr, mininterval=0.5)
-            self.bar.update(event.iteration - self.bar.n)
+        if isinstance(event, Stage):
+            self._close()
+            self.stage, self.shown = event.name, {}
+        elif isinstance(event, Preparation):
+            self._advance(event.done, event.total, "image")
+        elif isinstance(event, Progress):
+            self._advance(event.iteration, event.total, "it")
         elif isinstance(event, Metrics) and self.bar is not None:
             for key, short in (("loss/source", "loss"), ("pseudo/confident", "confident"), ("validation/score", "score")):
                 if key in event.values:
                     self.shown[short] = f"{event.values[key]:.3f}"
             self.bar.set_postfix(self.shown, refresh=False)
-        elif isinstance(event, (Finished, Failed)) and self.bar is not None:
+        elif isinstance(event, Notice):
+            tqdm.write(f"note: {event.text}", file=sys.stderr)
+        elif isinstance(event, (Finished, Failed)):
+            self._close()
+            if isinstance(event, Finished) and event.stopped:
+                print(f"{event.stopped}: saved at iteration {event.iteration}", file=sys.stderr)
+
+    def _advance(self, done: int, total: int, unit: str) -> None:
+        if self.bar is None:
+            label = self.label or self.stage
+            # a resumed stage starts where it was, so that speed and time left are those of this process
+            self.bar = tqdm(total=total, initial=done - 1, desc=label, unit=unit, file=sys.stderr, mininterval=0.5)
+        self.bar.update(done - self.bar.n)
+
+    def _close(self) -> None:
+        if self.bar is not None:
             self.bar.close()
+            self.bar = None
 
 
 class JsonLines:
@@ -53,23 +73,20 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Scalars and preview overlays as TensorBoard events."""
+    """Scalars and preview overlays as TensorBoard events; what an earlier part of the run told after `since` is dropped."""
 
-    def __init__(self, directory: Path, classes: tuple[ClassInfo, ...], has_background: bool) -> None:
+    def __init__(self, directory: Path, classes: tuple[ClassInfo, ...], has_background: bool, since: int = 0) -> None:
         self.directory = directory
+        self.since = since
         self.colours = [c.color for c in classes]
         self.has_background = has_background
         self.writer: SummaryWriter | None = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, (Finished, Failed)):
-            if self.writer is not None:
-                self.writer.close()
-            return
         if not isinstance(event, (Metrics, Preview)):
             return
         if self.writer is None:
-            self.writer = SummaryWriter(str(self.directory))
+            self.writer = SummaryWriter(str(self.directory), purge_step=self.since + 1 if self.since else None)
         if isinstance(event, Metrics):
             for name, value in event.values.items():
                 self.writer.add_scalar(name, value, event.iteration)
@@ -77,6 +94,10 @@ class TensorBoard:
             for name, photo, labels, _ in event.pictures:
                 picture = overlay(photo, labels, self.colours, has_background=self.has_background)
                 self.writer.add_image(f"preview/{name}", shrink(picture, PREVIEW_SIDE), event.iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
 
 
 class PreviewFiles:

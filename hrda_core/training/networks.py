@@ -74,6 +74,9 @@ def preprocessing_of(config: TrainConfig, student: HRDA) -> Preprocessing:
         fit_long=data.fit_long,
         window=(inference.window_height or data.crop_height, inference.window_width or data.crop_width),
         overlap=inference.overlap,
+        blending=inference.blending,
+        flips=inference.flips,
+        tile_batch=inference.tile_batch,
     )
 
 

@@ -1,0 +1,62 @@
+"""What a run works on: roles of the data sets, checked, counted, and every "auto" of the configuration settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hrda_core.config import TrainConfig
+from hrda_core.data.samples import ClassInfo, Dataset, class_pixels
+from hrda_core.training.events import Listener
+from hrda_core.training.loading import Labelled, TrainingData
+from hrda_core.training.roles import roles, same_classes
+from hrda_core.training.stopping import StopRequest
+from hrda_core.training.validation import check_validation
+
+
+@dataclass(frozen=True)
+class RunData:
+    """config: resolved. photos: of the target, where there are any: for previews and scores without labels."""
+
+    config: TrainConfig
+    training: TrainingData
+    photos: Dataset | None
+    validation: Dataset | None
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        return self.training.labelled.dataset.classes
+
+    @property
+    def has_background(self) -> bool:
+        return self.training.labelled.dataset.has_background
+
+    def class_fractions(self) -> tuple[float, ...]:
+        """Share of each class in the labelled pixels."""
+        totals = self.training.labelled.pixels[:, :-1].sum(axis=0)
+        return tuple((totals / max(int(totals.sum()), 1)).tolist())
+
+
+def prepare(
+    config: TrainConfig,
+    source: Dataset | None,
+    target: Dataset | None,
+    validation: Dataset | None,
+    tell: Listener,
+    stop: StopRequest,
+) -> RunData:
+    """Raises ValueError, before anything is written, where data and mode do not suit each other."""
+    labelled, photos, labelled_target = roles(config.mode, source, target)
+    validation = same_classes(validation, labelled)
+    if validation is not None:
+        check_validation(validation)
+    counted = Labelled(labelled, class_pixels(labelled))
+    adapting = config.mode in ("adapt", "semi-supervised")
+    training = TrainingData(
+        counted,
+        photos if adapting else None,
+        None if labelled_target is None else Labelled(labelled_target, class_pixels(labelled_target)),
+    )
+    data = RunData(config, training, photos, validation)
+    foreground_share = sum(data.class_fractions()[1:])
+    settled = config.resolve(len(data.classes), data.has_background, foreground_share)
+    return RunData(settled, training, photos, validation)

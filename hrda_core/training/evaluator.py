@@ -1,0 +1,121 @@
+"""Everything that a run looks at besides its losses: validation, scores without labels, previews."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hrda_core.adaptation.step import Learner
+from hrda_core.data.samples import Dataset, Image
+from hrda_core.evaluation.label_free import LabelFreeScores, label_free_scores
+from hrda_core.evaluation.thresholds import apply_thresholds
+from hrda_core.inference.predictor import Preprocessing, image_probabilities
+from hrda_core.models.hrda import HRDA
+from hrda_core.training.stopping import Stopped, StopRequest
+from hrda_core.training.validation import Evaluation, evaluate, scalars
+
+NETWORKS = ("student", "teacher")
+
+
+@dataclass
+class Evaluator:
+    """Evaluates student and teacher; `Stopped` is raised between two images when a stop is requested.
+
+    photos: of the target, unlabelled. source_fractions: share of each class in the labelled set.
+    """
+
+    learner: Learner
+    preprocessing: Preprocessing
+    device: torch.device
+    validation: Dataset | None
+    photos: Dataset | None
+    has_background: bool
+    class_names: tuple[str, ...]
+    source_fractions: tuple[float, ...]
+    stop: StopRequest
+
+    def validate(self) -> tuple[dict[str, Evaluation], dict[str, float]]:
+        """Evaluations by network and the scalars to log; both empty without a validation set."""
+        if self.validation is None:
+            return {}, {}
+        tolerance = self.learner.config.inference.tolerance
+        evaluations = {}
+        for network in NETWORKS:
+            with self._predicting(network) as probabilities:
+                evaluations[network] = evaluate(probabilities, self.validation, tolerance=tolerance, progress=self._watch)
+        values: dict[str, float] = {}
+        for network, result in evaluations.items():
+            values |= scalars(network, result, self.validation)
+        return evaluations, values
+
+    def label_free(self) -> dict[str, float]:
+        """Scalars of fixed photos spread over the target; empty without photos."""
+        count = self.learner.config.schedule.label_free_photos
+        if self.photos is None or count == 0:
+            return {}
+        indices = spread(len(self.photos), count)
+        values: dict[str, float] = {}
+        with self._predicting("student") as student, self._predicting("teacher") as teacher:
+            for name, one, other in (("student", student, teacher), ("teacher", teacher, student)):
+                scores = label_free_scores(one, other, self.photos, indices, self.has_background, self._watch)
+                values |= self._label_free_scalars(name, scores)
+        return values
+
+    def preview(self) -> list[tuple[str, Image, NDArray[np.uint8], NDArray[np.float32]]]:
+        """(name, photo, labels, confidence) of fixed photos spread over the target, or over the validation set."""
+        photos = self.photos if self.photos is not None else self.validation
+        count = self.learner.config.schedule.previews
+        if photos is None or count == 0:
+            return []
+        pictures = []
+        with self._predicting(self.learner.config.inference.network) as probabilities:
+            for index in spread(len(photos), count):
+                photo = photos.image(index)
+                labels, confidence = apply_thresholds(probabilities(photo), None, self.has_background)
+                pictures.append((photos.name(index), photo, labels, confidence))
+                self._watch(0, 0)
+        return pictures
+
+    def _label_free_scalars(self, network: str, scores: LabelFreeScores) -> dict[str, float]:
+        prefix = f"label_free/{network}"
+        first = 1 if self.has_background else 0
+        values = {
+            f"{prefix}/scale_agreement": scores.scale,
+            f"{prefix}/flip_agreement": scores.flip,
+            f"{prefix}/network_agreement": scores.teacher,
+            f"{prefix}/uncertain": scores.uncertain,
+            f"{prefix}/entropy": scores.entropy,
+        }
+        for name, fraction in zip(self.class_names[first:], scores.fractions[first:], strict=True):
+            values[f"{prefix}/fraction/{name}"] = fraction
+        # far from 1: the network finds much more, or hardly any, of what the labelled images hold
+        source = sum(self.source_fractions[first:])
+        if self.has_background and source > 0:
+            values[f"{prefix}/foreground_against_source"] = sum(scores.fractions[first:]) / source
+        return values
+
+    def _watch(self, done: int, total: int) -> None:
+        if self.stop():
+            raise Stopped
+
+    @contextmanager
+    def _predicting(self, network: str) -> Iterator[Callable[[Image], NDArray[np.float32]]]:
+        """The network in eval mode as a function from images to probabilities; afterwards both are as training needs them."""
+        model: HRDA = self.learner.student if network == "student" else self.learner.teacher.model
+        training = self.learner.student.training
+        model.eval()
+        try:
+            yield lambda image: image_probabilities(model, image, self.preprocessing, self.device, self.learner.autocast)
+        finally:
+            self.learner.student.train(training)
+            self.learner.teacher.set_mode()
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Up to `count` different positions from the first to the last."""
+    return sorted(set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()))

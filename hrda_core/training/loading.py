@@ -1,0 +1,95 @@
+"""From data sets to the batches of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hrda_core.adaptation.step import SourceBatch, TargetBatch
+from hrda_core.config import TrainConfig
+from hrda_core.data.crops import SourceStream, TargetStream
+from hrda_core.data.samples import Dataset
+from hrda_core.data.sampling import SourceSampler
+from hrda_core.inference.predictor import Preprocessing
+from hrda_core.training.stopping import leave_signals_to_the_trainer
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled data set and its pixel counts (images, classes + 1), see `class_pixels`."""
+
+    dataset: Dataset
+    pixels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the mode learns from. `target`: photos to adapt to, None where the mode does not adapt.
+
+    labelled_target: every second labelled sample comes from it (semi-supervised training).
+    """
+
+    labelled: Labelled
+    target: Dataset | None
+    labelled_target: Labelled | None
+
+
+def batches(
+    data: TrainingData, config: TrainConfig, preprocessing: Preprocessing, device: torch.device, start: int
+) -> Iterator[tuple[SourceBatch, TargetBatch | None]]:
+    """The batches of iterations `start` to the last one: samples know their iteration, so a resumed run just skips."""
+    batch, workers, iterations = config.optimisation.batch_size, config.data.workers, config.optimisation.iterations
+
+    def load(stream: Any) -> DataLoader[Any]:
+        order = range(start * batch, len(stream))
+        init = leave_signals_to_the_trainer
+        return DataLoader(
+            stream, batch, sampler=order, num_workers=workers, pin_memory=device.type == "cuda", worker_init_fn=init
+        )
+
+    source_batches = load(_source_stream(data, config))
+    if data.target is None:
+        for image, label in source_batches:
+            yield SourceBatch(_normalise(image, preprocessing, device), label.to(device)), None
+        return
+    target = TargetStream(data.target, config.data, config.adaptation, config.seed, iterations, batch)
+    for (image, label), (photo, valid) in zip(source_batches, load(target), strict=True):
+        yield (
+            SourceBatch(_normalise(image, preprocessing, device), label.to(device)),
+            TargetBatch(_normalise(photo, preprocessing, device), valid.to(device)),
+        )
+
+
+def _source_stream(data: TrainingData, config: TrainConfig) -> SourceStream:
+    extra = data.labelled_target
+    return SourceStream(
+        data.labelled.dataset,
+        _sampler(data.labelled, config),
+        config.data,
+        config.seed,
+        config.optimisation.iterations,
+        config.optimisation.batch_size,
+        config.data.target_scale if config.mode == "supervised" else config.data.source_scale,
+        None if extra is None else (extra.dataset, _sampler(extra, config), config.data.target_scale),
+        config.augmentation,
+    )
+
+
+def _sampler(labelled: Labelled, config: TrainConfig) -> SourceSampler:
+    data = config.data
+    return SourceSampler(labelled.pixels, data.rare_class_sampling, data.rare_class_temperature, data.rare_class_min_pixels)
+
+
+def _normalise(image: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """(N, 3, H, W) uint8 -> float32 as the encoder expects it."""
+    pixels = image.to(device, non_blocking=True).float() / 255
+    mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+    return (pixels - mean) / std

@@ -1,0 +1,280 @@
+"""The loop of one run, and the state that a checkpoint must hold for it to go on exactly."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hrda_core.adaptation.draws import StepDraws
+from hrda_core.adaptation.step import Learner, SourceBatch, TargetBatch, step
+from hrda_core.adaptation.teacher import Teacher
+from hrda_core.inference.predictor import choose_device, choose_precision
+from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
+from hrda_core.training import networks
+from hrda_core.training.data import RunData
+from hrda_core.training.evaluator import Evaluator
+from hrda_core.training.events import CheckpointSaved, Listener, Metrics, Notice, Preview, Progress, broadcast
+from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
+from hrda_core.training.loading import batches
+from hrda_core.training.optimisation import build_optimizer, set_learning_rate
+from hrda_core.training.run_directory import RunDirectory
+from hrda_core.training.safety import check_losses, check_weights, is_out_of_memory, out_of_memory_message
+from hrda_core.training.snapshot import describe
+from hrda_core.training.stopping import EarlyStop, Stopped, StopRequest, TimeBudget
+from hrda_core.training.validation import Evaluation
+
+
+class End(NamedTuple):
+    """score: of the best checkpoint, None without a validation set. stopped: why early, "" where it was not."""
+
+    iteration: int
+    score: float | None
+    stopped: str
+
+
+class Run:
+    """Networks, optimiser and the counters of one training.
+
+    Args:
+        keep_state_at: the iteration whose state is kept as checkpoints/warmup.pth, for another run to branch off.
+    """
+
+    def __init__(
+        self, data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, keep_state_at: int | None = None
+    ) -> None:
+        self.data, self.here, self.config = data, here, data.config
+        self.stop, self.keep_state_at = stop, keep_state_at
+        self.device = choose_device(self.config.device)
+        self.learner = self._learner()
+        self.optimizer = build_optimizer(self.learner.student, self.config.optimisation)
+        self.preprocessing = networks.preprocessing_of(self.config, self.learner.student)
+        self.evaluator = Evaluator(
+            self.learner,
+            self.preprocessing,
+            self.device,
+            data.validation,
+            data.photos,
+            data.has_background,
+            tuple(c.name for c in data.classes),
+            data.class_fractions(),
+            stop,
+        )
+        self.tell = tell
+        self.iteration = 0
+        self.evaluated = 0  # the last iteration whose evaluation is complete
+        self.best_score: float | None = None
+        self.sums: dict[str, Tensor] = {}  # of each logged scalar since the last line of the log: (total, count)
+        self.early_stop = EarlyStop(self.config.schedule.early_stop)
+        self.budget = TimeBudget(self.config.schedule.time_budget)
+
+    def _learner(self) -> Learner:
+        config = self.config
+        torch.manual_seed(config.seed)
+        student = networks.build_student(config, len(self.data.classes))
+        distance = networks.build_feature_distance(config, student, self.data.classes, self.data.has_background)
+        student = student.to(self.device).train()
+        return Learner(
+            student=student,
+            teacher=Teacher(student, config.adaptation.teacher_alpha, config.adaptation.teacher_norm),
+            config=config,
+            feature_distance=None if distance is None else distance.to(self.device),
+            autocast=choose_precision(config.precision, self.device),
+        )
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def loop(self) -> End:
+        """Runs to the last iteration or to a reason to stop; either way last.pth holds the end."""
+        classes, background = self.data.classes, self.data.has_background
+        tensorboard = TensorBoard(self.here.tensorboard, classes, background, self.iteration)
+        listeners = (JsonLines(self.here.metrics), tensorboard, PreviewFiles(self.here.previews, classes, background), self.tell)
+        self.tell = broadcast(*listeners)
+        try:
+            stopped = self._iterate_all()
+        except Stopped:
+            stopped = "stop requested"
+        finally:
+            tensorboard.close()
+        if stopped:
+            self._save_last()
+            if not self.here.best.is_file():  # before the first evaluation: something to use nevertheless
+                self._save(self.here.best, {}, best=True)
+        return End(self.iteration, self.best_score, stopped)
+
+    def _iterate_all(self) -> str:
+        """Why the run stopped early, or ""."""
+        config, every = self.config, self.config.schedule
+        total = config.optimisation.iterations
+        if self.iteration == self.keep_state_at == 0 and not self.here.warmup.is_file():
+            self._save(self.here.warmup, {}, best=False, resume=True)
+        self._evaluate_if_due()  # an evaluation that a stop cut off
+        for source, target in batches(self.data.training, config, self.preprocessing, self.device, self.iteration):
+            stopped = self._reason_to_stop()
+            if stopped:
+                return stopped
+            rate = self._iterate_within_memory(source, target)
+            done = self.iteration
+            saving = done % every.checkpoint_every == 0 or done == total or done == self.keep_state_at
+            evaluating = self._evaluation_is_due()
+            if done % every.log_every == 0 or done == total:
+                self._log(rate)
+            elif saving or evaluating:
+                self._check()  # what is not finite must reach no file
+            if saving:
+                check_weights(self.learner.student, done, config)
+            if done == self.keep_state_at:
+                self._save(self.here.warmup, {}, best=False, resume=True)
+            self._evaluate_if_due()
+            if saving:
+                self._save_last()
+            self.tell(Progress(done, total=total))
+        return ""
+
+    def _iterate_within_memory(self, source: SourceBatch, target: TargetBatch | None) -> float:
+        try:
+            return self._iterate(source, target)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # outside of the handler, whose traceback would keep the tensors of the failed iteration alive
+        self.optimizer.state.clear()
+        raise MemoryError(out_of_memory_message(self.learner, self.device, self.iteration))
+
+    def _iterate(self, source: SourceBatch, target: TargetBatch | None) -> float:
+        """One iteration; returns the learning rate of the encoder."""
+        config, iteration = self.config, self.iteration
+        # seeds dropout and stochastic depth, so that a resumed run repeats them
+        torch.manual_seed(config.seed * 1_000_003 + iteration)
+        draws = StepDraws(config.seed, iteration, config.adaptation, config.model.detail_crop)
+        rate = set_learning_rate(self.optimizer, iteration, config.optimisation)
+        self.optimizer.zero_grad(set_to_none=True)
+        log = step(self.learner, iteration, source, target, draws)
+        if config.optimisation.clip_gradient_norm:
+            torch.nn.utils.clip_grad_norm_(self.learner.student.parameters(), config.optimisation.clip_gradient_norm)
+        self.optimizer.step()
+        self.iteration += 1
+        for name, value in log.items():
+            pair = torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
+            self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+        return rate
+
+    def _reason_to_stop(self) -> str:
+        if self.stop():
+            return "stop requested"
+        if self.budget.is_spent():
+            return f"time budget of {self.budget.minutes:g} minutes is spent"
+        if self.early_stop.is_due():
+            return f"no better score in {self.early_stop.patience} evaluations"
+        return ""
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def _averages(self) -> dict[str, float]:
+        return {name: float(total[0] / total[1]) for name, total in self.sums.items()}
+
+    def _check(self) -> None:
+        check_losses(self._averages(), self.iteration, self.config)
+
+    def _log(self, rate: float) -> None:
+        self._check()
+        self.tell(Metrics(self.iteration, {**self._averages(), "learning_rate": rate}))
+        self.sums = {}
+
+    def _evaluation_is_due(self) -> bool:
+        every, done = self.config.schedule, self.iteration
+        due = done % every.validate_every == 0 or done % every.preview_every == 0 or done == self.config.optimisation.iterations
+        return due and done > self.evaluated
+
+    def _evaluate_if_due(self) -> None:
+        if not self._evaluation_is_due():
+            return
+        every, done, last = self.config.schedule, self.iteration, self.config.optimisation.iterations
+        # everything is computed before anything is told: a stop in between leaves no half of it behind
+        validating, previewing = (done == last or done % n == 0 for n in (every.validate_every, every.preview_every))
+        evaluations, values = self.evaluator.validate() if validating else ({}, {})
+        values |= self.evaluator.label_free() if validating else {}
+        pictures = self.evaluator.preview() if previewing else []
+        if validating:
+            self._note_score(evaluations, values)
+        if pictures:
+            self.tell(Preview(done, pictures))
+        self.evaluated = done
+
+    def _note_score(self, evaluations: dict[str, Evaluation], values: dict[str, float]) -> None:
+        """Tells the figures, and keeps the checkpoint where it is the best so far."""
+        if not evaluations:
+            if values:
+                self.tell(Metrics(self.iteration, values))
+            self._save(self.here.best, {}, best=True)  # without labels the latest is the best that is known
+            return
+        inference = self.config.inference
+        score = evaluations[inference.network].score(inference.tune_thresholds, self.data.has_background)
+        # NaN where neither labels nor predictions have foreground; then the latest counts as the best
+        self.tell(Metrics(self.iteration, values if math.isnan(score) else {**values, "validation/score": score}))
+        better = self.best_score is None or math.isnan(self.best_score) or score > self.best_score
+        self.early_stop.note(better)
+        if better:
+            self.best_score = score
+            self._save(self.here.best, evaluations, best=True)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _save_last(self) -> None:
+        self._save(self.here.last, {}, best=False, resume=True)
+        keep = self.config.schedule.keep_checkpoints
+        if keep:
+            self._save(self.here.checkpoints / f"iteration_{self.iteration:06d}.pth", {}, best=False)
+            for old in sorted(self.here.checkpoints.glob("iteration_*.pth"))[:-keep]:
+                old.unlink()
+
+    def _save(self, path: Path, evaluations: dict[str, Evaluation], best: bool, resume: bool = False) -> None:
+        target, validation = self.data.photos, self.data.validation
+        provenance = {
+            "iteration": self.iteration,
+            "labelled_images": len(self.data.training.labelled.dataset),
+            "target_images": 0 if target is None else len(target),
+            "validation_images": 0 if validation is None else len(validation),
+        }
+        checkpoint = describe(self.learner, self.data.training.labelled.dataset, self.preprocessing, evaluations, provenance)
+        if resume:
+            checkpoint["resume"] = self._state()
+        save_checkpoint(path, checkpoint)
+        self.tell(CheckpointSaved(self.iteration, path=path, best=best))
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "iteration": self.iteration,
+            "optimizer": self.optimizer.state_dict() if self.config.schedule.save_optimizer else None,
+            "best_score": self.best_score,
+            "evaluated": self.evaluated,
+            "sums": {name: total.cpu() for name, total in self.sums.items()},
+            "without_gain": self.early_stop.without_gain,
+            "seconds": self.budget.used(),
+        }
+
+    def restore(self, path: Path) -> None:
+        """Goes on from a checkpoint with `resume` state; later lines of metrics.jsonl are dropped."""
+        checkpoint = load_checkpoint(path)
+        state = checkpoint["resume"]
+        self.learner.student.load_state_dict(checkpoint["student"])
+        self.learner.teacher.model.load_state_dict(checkpoint["teacher"])
+        self.iteration, self.evaluated = int(state["iteration"]), int(state["evaluated"])
+        if state["optimizer"] is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        else:
+            text = "the checkpoint was saved without the optimiser (schedule.save_optimizer=false): its averages start anew"
+            self.tell(Notice(self.iteration, text=text))
+        self.best_score = state["best_score"]
+        self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
+        self.early_stop.without_gain = int(state["without_gain"])
+        self.budget.used_before = float(state["seconds"])
+        self.here.truncate_metrics(self.iteration)
+
+    def forget_evaluations(self) -> None:
+        """For a run that branched off another: scores, log and time begin here."""
+        self.best_score, self.sums, self.evaluated = None, {}, self.iteration
+        self.early_stop.without_gain, self.budget.used_before = 0, 0.0

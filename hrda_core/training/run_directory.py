@@ -1,0 +1,103 @@
+"""The directory of one run: what lies where, who may write there, and what a new start may replace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hrda_core.config import TrainConfig
+
+
+class RunDirectory:
+    """Paths of a run. `with` holds its lock, which the system releases even when the process is killed."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best.pth"
+        self.last = self.checkpoints / "last.pth"
+        self.warmup = self.checkpoints / "warmup.pth"  # a baseline's state at the end of the warm-up, where adapting sets in
+        self.previews = self.path / "previews"
+        self.tensorboard = self.path / "tensorboard"
+        self.report = self.path / "report.html"
+        self.baseline = self.path / "baseline"
+        self._lock = FileLock(self.path / ".lock")
+
+    def __enter__(self) -> RunDirectory:
+        self.path.mkdir(parents=True, exist_ok=True)
+        owner = self.path / ".lock-owner"
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            process = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
+            raise ValueError(
+                f"run directory {self.path} is in use by another training (process {process}): "
+                f"stop that one, wait for its end, or choose another directory"
+            ) from None
+        owner.write_text(str(os.getpid()), encoding="utf-8")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        (self.path / ".lock-owner").unlink(missing_ok=True)
+        self._lock.release()
+
+    def holds_a_run(self) -> bool:
+        return self.metrics.is_file() or any(self.checkpoints.glob("*.pth"))
+
+    def prepare(self, config: TrainConfig, resume: bool, overwrite: bool) -> None:
+        """Makes the directory ready for a first start, a resume, or, with `overwrite`, for a start anew.
+
+        Raises:
+            ValueError: an earlier run lies here and neither was asked for, or it cannot go on with this configuration.
+        """
+        if resume and self.last.is_file():
+            self._check_same_model(config)
+        elif self.holds_a_run():
+            if not (overwrite or resume):
+                raise ValueError(
+                    f"run directory {self.path} already holds a run: resume it, overwrite it (--resume, --overwrite), "
+                    f"or choose another directory"
+                )
+            self.clear()
+        self.config.write_text(config.to_yaml(), encoding="utf-8")
+
+    def clear(self) -> None:
+        """Removes what a run wrote, and nothing else."""
+        for file in (self.metrics, self.report, *self.checkpoints.glob("*.pth")):
+            file.unlink(missing_ok=True)
+        for folder in (self.previews, self.tensorboard, self.baseline):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def truncate_metrics(self, iteration: int) -> None:
+        """Drops the lines after `iteration`, and one that a kill cut short, so that a resumed run writes them again."""
+        if not self.metrics.is_file():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                if line.endswith("\n") and json.loads(line)["iteration"] <= iteration:
+                    kept.append(line)
+            except json.JSONDecodeError:
+                continue
+        temporary = self.metrics.with_name(f".{self.metrics.name}-{os.getpid()}")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(self.metrics)
+
+    def _check_same_model(self, config: TrainConfig) -> None:
+        if not self.config.is_file():
+            return
+        before, now = TrainConfig.load(self.config).as_dict(), config.as_dict()
+        fixed = {"mode": (before["mode"], now["mode"])}
+        fixed |= {f"model.{name}": (value, now["model"][name]) for name, value in before["model"].items()}
+        for name, (old, new) in fixed.items():
+            if old != new and name not in ("model.pretrained", "model.pretrained_file"):
+                raise ValueError(
+                    f"{name}={new!r}: the run in {self.path} was started with {old!r}; resume with that, "
+                    f"or start anew in another directory"
+                )

@@ -1,0 +1,115 @@
+"""What can go wrong in the middle of a run, found early and said in a sentence."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hrda_core.adaptation.draws import StepDraws
+from hrda_core.adaptation.step import Learner, SourceBatch, TargetBatch, step
+from hrda_core.config import TrainConfig
+from hrda_core.training.optimisation import build_optimizer
+
+
+def check_losses(values: Mapping[str, float], iteration: int, config: TrainConfig) -> None:
+    """Raises FloatingPointError where a logged average is NaN or infinite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} became {value} at iteration {iteration}: {_advice(config)}")
+
+
+def check_weights(model: nn.Module, iteration: int, config: TrainConfig) -> None:
+    """Raises FloatingPointError where a weight is NaN or infinite; one transfer from the device for all of them."""
+    names = [name for name, _ in model.named_parameters()]
+    finite = torch.stack([p.detach().isfinite().all() for p in model.parameters()]).tolist()
+    for name, good in zip(names, finite, strict=True):
+        if not good:
+            raise FloatingPointError(f"weight {name} became NaN or infinite by iteration {iteration}: {_advice(config)}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
+
+
+def out_of_memory_message(learner: Learner, device: torch.device, iteration: int) -> str:
+    """Names batch and crop, and a smaller setting that was tried here and fits. The learner is used up by the trials."""
+    config = learner.config
+    data, batch = config.data, config.optimisation.batch_size
+    text = (
+        f"out of memory on {device} at iteration {iteration} with optimisation.batch_size={batch} and crops of "
+        f"data.crop_height={data.crop_height} x data.crop_width={data.crop_width}: "
+    )
+    for size, height, width in _smaller(config, learner.student.size_multiple, learner.student.min_size):
+        if _fits(learner, device, size, height, width):
+            crop = f", data.crop_height={height}, data.crop_width={width}"
+            smaller_crop = (height, width) != (data.crop_height, data.crop_width)
+            return f"{text}optimisation.batch_size={size}{crop if smaller_crop else ''} fits"
+    return f"{text}not even the smallest crop with batch 1 fits; use a smaller model.encoder, or device=cpu"
+
+
+@contextmanager
+def telling_a_full_disk(directory: Path) -> Iterator[None]:
+    """Turns "no space left" into a sentence that says where, and that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"the disk of run directory {directory} is full: free some space, then resume; the last checkpoint is whole",
+        ) from error
+
+
+def _advice(config: TrainConfig) -> str:
+    return (
+        f"lower optimisation.learning_rate (now {config.optimisation.learning_rate}) or set "
+        f"optimisation.clip_gradient_norm (now {config.optimisation.clip_gradient_norm}); "
+        f"the last checkpoint is from before"
+    )
+
+
+def _smaller(config: TrainConfig, multiple: int, smallest: int) -> Iterable[tuple[int, int, int]]:
+    """Half the batch, again and again; then smaller crops one by one."""
+    batch, height, width = config.optimisation.batch_size, config.data.crop_height, config.data.crop_width
+    while batch > 1:
+        batch //= 2
+        yield batch, height, width
+    while min(height, width) > smallest:
+        height, width = (max(3 * side // 4 // multiple * multiple, smallest) for side in (height, width))
+        yield 1, height, width
+
+
+def _fits(learner: Learner, device: torch.device, batch: int, height: int, width: int) -> bool:
+    """One whole iteration on noise, as heavy as a real one."""
+    config = learner.config.updated({"data": {"crop_height": height, "crop_width": width}})
+    config = replace(config, adaptation=replace(config.adaptation, source_warmup=0))
+    adapting = config.mode in ("adapt", "semi-supervised")
+    part = 2 if config.model.detail_crop == "half" else 1
+    learner.student.detail_size = learner.teacher.model.detail_size = (height // part, width // part)
+    learner.student.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        image = torch.randn(batch, 3, height, width, device=device)
+        label = torch.zeros(batch, height, width, dtype=torch.int64, device=device)
+        target = TargetBatch(image, torch.ones(batch, height, width, device=device)) if adapting else None
+        optimizer = build_optimizer(learner.student, config.optimisation)
+        draws = StepDraws(config.seed, 0, config.adaptation, config.model.detail_crop)
+        step(replace(learner, config=config), 0, SourceBatch(image, label), target, draws)
+        optimizer.step()
+    except Exception as error:
+        if is_out_of_memory(error):
+            return False
+        raise
+    return True

@@ -1,0 +1,73 @@
+"""Why a run may end before its last iteration: a signal, a request, its time, no more progress."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+StopRequest = Callable[[], bool]
+
+
+class Stopped(Exception):
+    """Raised inside a long evaluation when a stop was requested; the run saves and ends in order."""
+
+
+def never() -> bool:
+    return False
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """SIGINT and SIGTERM become a request to stop, which the run honours by saving; a second one ends it at once."""
+    received: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_the_trainer(_: int) -> None:
+    """For loading processes: Ctrl-C reaches the whole group, but only the training process decides when to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class TimeBudget:
+    """Minutes of training, counted over all resumes; 0 = unlimited."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+        self.used_before = 0.0  # seconds, by the parts of the run before this process
+        self._started = time.monotonic()
+
+    def used(self) -> float:
+        """Seconds."""
+        return self.used_before + time.monotonic() - self._started
+
+    def is_spent(self) -> bool:
+        return self.minutes > 0 and self.used() >= 60 * self.minutes
+
+
+class EarlyStop:
+    """Counts evaluations that brought no better score; `patience` 0 = never stops."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.without_gain = 0
+
+    def note(self, better: bool) -> None:
+        self.without_gain = 0 if better else self.without_gain + 1
+
+    def is_due(self) -> bool:
+        return 0 < self.patience <= self.without_gain
