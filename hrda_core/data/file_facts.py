@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -32,38 +34,28 @@ class MaskFacts:
 
     height: int = 0
     width: int = 0
-    pixels: tuple[int, ...] = ()
+    pixels: Sequence[int] = ()
     problem: str = ""
+
+
+Facts = TypeVar("Facts", ImageFacts, MaskFacts)
 
 
 def image_facts(path: Path, memory: FileMemory) -> ImageFacts:
     """Decodes the image, or recalls what came of it. Problems do not name the file."""
-
-    def find(content: bytes) -> str:
-        try:
-            return json.dumps(asdict(facts_of_image(decode_image(content))))
-        except ValueError as error:
-            return json.dumps({"problem": str(error)})
-
     try:
-        return ImageFacts(**json.loads(_recalled(path, memory, b"image", find)))
+        return _recalled(path, memory, b"image", lambda content: facts_of_image(decode_image(content)), ImageFacts)
     except ValueError as error:
         return ImageFacts(problem=str(error).removeprefix(f"{path}: "))
 
 
 def mask_facts(path: Path, classes: Sequence[ClassInfo], memory: FileMemory) -> MaskFacts:
     """Decodes and counts the mask, or recalls what came of it. Problems do not name the file."""
-    values = bytes(c.value for c in classes)
-
-    def find(content: bytes) -> str:
-        try:
-            return json.dumps(asdict(facts_of_mask(decode_mask(content, classes), len(classes))))
-        except ValueError as error:
-            return json.dumps({"problem": str(error)})
-
+    purpose = b"mask" + bytes(c.value for c in classes)
     try:
-        found = json.loads(_recalled(path, memory, b"mask" + values, find))
-        return MaskFacts(**{**found, "pixels": tuple(found.get("pixels", ()))})
+        return _recalled(
+            path, memory, purpose, lambda content: facts_of_mask(decode_mask(content, classes), len(classes)), MaskFacts
+        )
     except ValueError as error:
         return MaskFacts(problem=str(error).removeprefix(f"{path}: "))
 
@@ -93,8 +85,8 @@ def count_classes(mask: Mask, classes: int) -> NDArray[np.int64]:
     return counts[bins]
 
 
-def _recalled(path: Path, memory: FileMemory, purpose: bytes, find: Callable[[bytes], str]) -> str:
-    """What `find` makes of the file's content; the file is only read, or only looked at, where that is known."""
+def _recalled(path: Path, memory: FileMemory, purpose: bytes, find: Callable[[bytes], Facts], kind: type[Facts]) -> Facts:
+    """What `find` makes of the file's content, or what is wrong with it; read and decoded only where that is not known."""
     if not memory.active:
         return find(read_bytes(path))
     content, known = None, memory.known_digest(path)
@@ -105,8 +97,13 @@ def _recalled(path: Path, memory: FileMemory, purpose: bytes, find: Callable[[by
         if status is not None:
             memory.remember_digest(path, status, known)
     key = digest(purpose, b"\0", known)
-    fact = memory.recall(key)
-    if fact is None:
-        fact = find(read_bytes(path) if content is None else content)
-        memory.remember(key, fact)
-    return fact
+    text = memory.recall(key)
+    if text is not None:
+        with contextlib.suppress(json.JSONDecodeError, TypeError):  # a damaged row counts as none
+            return kind(**json.loads(text))
+    try:
+        facts = find(read_bytes(path) if content is None else content)
+    except ValueError as error:
+        facts = kind(problem=str(error))
+    memory.remember(key, json.dumps(asdict(facts)))
+    return facts
