@@ -15,8 +15,9 @@ from tiny_runs import CRACKS, cracks, tiny
 from hrda_core.data.samples import Dataset, read_classes
 from hrda_core.inference.folder import predict_folder
 from hrda_core.inference.predictor import Prediction, Predictor, Preprocessing, choose_device, choose_precision
+from hrda_core.inference.tiling import slide_logits
 from hrda_core.models.build import build_model
-from hrda_core.models.checkpoints import save_checkpoint
+from hrda_core.models.checkpoints import save_checkpoint, weights_version
 
 OPTIONS: dict[str, Any] = {"encoder": "test_efficientnet", "head_channels": 16, "detail_size": (64, 64)}
 
@@ -225,9 +226,172 @@ def test_a_checkpoint_file_and_its_content_are_the_same(binary: dict[str, Any], 
 
 
 def test_preprocessing_survives_plain_types() -> None:
-    p = Preprocessing((0.1, 0.2, 0.3), (1.0, 1.0, 1.0), 0.5, 64, 80, (128, 256), 0.25)
+    p = Preprocessing((0.1, 0.2, 0.3), (1.0, 1.0, 1.0), 0.5, 64, 80, (128, 256), 0.25, "smooth", True, 2)
     assert Preprocessing.from_plain(p.as_plain()) == p
-    assert all(type(value) in (list, float, int) for value in p.as_plain().values())
+    assert all(type(value) in (list, float, int, str, bool) for value in p.as_plain().values())
+
+
+def test_preprocessing_of_earlier_and_later_versions() -> None:
+    """A field that is absent takes the value that held before it existed; one that is unknown is an error."""
+    plain = Preprocessing((0.1, 0.2, 0.3), (1.0, 1.0, 1.0), 0.5, 64, 80, (128, 256), 0.25, "smooth", True, 2).as_plain()
+    earlier = {key: value for key, value in plain.items() if key not in ("blending", "flips", "tile_batch")}
+    loaded = Preprocessing.from_plain(earlier)
+    assert (loaded.blending, loaded.flips, loaded.tile_batch) == ("average", False, 4)
+    with pytest.raises(ValueError, match=r"preprocessing\.gamma: this version of hrda_core knows mean, .*; update hrda_core"):
+        Preprocessing.from_plain({**plain, "gamma": 2.2})
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+def test_options_of_the_predictor_replace_those_of_the_checkpoint(binary: dict[str, Any]) -> None:
+    p = Predictor(binary, "cpu").preprocessing
+    assert (p.blending, p.flips, p.tile_batch, p.overlap, p.window) == ("average", False, 4, 0.5, (128, 128))
+    changed = Predictor(binary, "cpu", blending="smooth", flips=True, tile_batch=2, overlap=0.25, window=(64, 96))
+    p = changed.preprocessing
+    assert (p.blending, p.flips, p.tile_batch, p.overlap, p.window) == ("smooth", True, 2, 0.25, (64, 96))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"blending": "soft"}, "blending='soft': use 'smooth' or 'average'"),
+        ({"overlap": 1.0}, "overlap=1.0: use a share from 0 up to, not including, 1"),
+        ({"tile_batch": 0}, "tile_batch=0: use at least 1"),
+        ({"window": (32, 128)}, "window=(32, 128): use (height, width) in pixels, each at least 64"),
+    ],
+)
+def test_options_that_do_not_fit(binary: dict[str, Any], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Predictor(binary, "cpu", **options)
+    assert str(caught.value) == said
+
+
+def test_flips_give_the_mirrored_photo_the_mirrored_answer(binary: dict[str, Any]) -> None:
+    image, predictor = photo(150, 333), Predictor(binary, "cpu", flips=True, blending="smooth")
+    plain, mirrored = predictor.probabilities(image), predictor.probabilities(image[:, ::-1])
+    assert np.allclose(plain, mirrored[..., ::-1], atol=1e-4)
+    assert not np.allclose(plain, Predictor(binary, "cpu", blending="smooth").probabilities(image), atol=1e-2)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_the_tile_batch_does_not_matter(binary: dict[str, Any], batch: int) -> None:
+    image = photo(200, 300)
+    expected = Predictor(binary, "cpu").probabilities(image)
+    assert np.allclose(Predictor(binary, "cpu", tile_batch=batch).probabilities(image), expected, atol=1e-4)
+
+
+def test_without_scaling_logits_are_those_of_the_whole_image(binary: dict[str, Any]) -> None:
+    """Averaging as published: normalise everything, slide, softmax."""
+    predictor, image = Predictor(binary, "cpu"), photo(300, 200)
+    normalised = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.2
+    logits = slide_logits(predictor.model, normalised, (128, 128), 0.5)
+    assert np.allclose(predictor.probabilities(image), logits[0].softmax(dim=0), atol=1e-6)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."),
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_halves_the_batch(binary: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    image, tried = photo(300, 400), []
+    expected = Predictor(binary, "cpu").probabilities(image)
+    predictor = Predictor(binary, "cpu", tile_batch=8)
+    enough = predictor.model.logits
+
+    def scarce(windows: torch.Tensor) -> torch.Tensor:
+        tried.append(len(windows))
+        if len(windows) > 2:
+            raise error
+        return enough(windows)
+
+    monkeypatch.setattr(predictor.model, "logits", scarce)
+    assert np.allclose(predictor.probabilities(image), expected, atol=1e-4)
+    assert tried[:3] == [8, 4, 2]
+    assert max(tried[3:]) == 2
+    tried.clear()
+    predictor.predict([image])
+    assert max(tried) == 2  # it need not find out again
+
+
+def test_no_memory_for_a_single_window(binary: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(binary, "cpu")
+
+    def fail(message: str) -> None:
+        def raises(windows: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(predictor.model, "logits", raises)
+
+    fail("DefaultCPUAllocator: can't allocate memory")
+    with pytest.raises(RuntimeError, match="no memory for one window of 128x128 px: use a smaller window"):
+        predictor.predict([photo(300, 300)])
+    fail("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):  # another error stays itself
+        predictor.predict([photo(300, 300)])
+
+
+class Heights:
+    """A writer that keeps nothing but what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def open(self, height: int, width: int, classes: int) -> None:
+        self.told.append((height, width, classes))
+
+    def write(self, top: int, labels: Any, confidence: Any, probabilities: Any) -> None:
+        self.told.append((top, labels.shape, confidence.shape, None if probabilities is None else probabilities.shape))
+
+    def close(self) -> None:
+        self.told.append("closed")
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_a_writer_gets_bands_from_top_to_bottom(scale: float) -> None:
+    writer, predictor = Heights(), Predictor(checkpoint(scale=scale), "cpu")
+    predictor.predict_to(photo(500, 90), writer, probabilities=True)
+    first, *bands, last = writer.told
+    assert (first, last) == ((500, 90, 2), "closed")
+    bottom = 0
+    for top, labels, confidence, probabilities in bands:
+        assert top == bottom
+        assert labels == confidence == probabilities[1:]
+        assert probabilities[0] == 2
+        assert labels[0] <= 64
+        bottom += labels[0]
+    assert bottom == 500
+
+
+def test_a_writer_is_closed_when_the_prediction_fails(binary: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, predictor = Heights(), Predictor(binary, "cpu")
+    monkeypatch.setattr(predictor.model, "logits", None)
+    with pytest.raises(TypeError):
+        predictor.predict_to(photo(), writer)
+    assert writer.told == [(100, 90, 2), "closed"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+def test_a_memory_mapped_image_is_read_in_strips(scale: float, tmp_path: Path) -> None:
+    image = photo(900, 70)
+    np.save(tmp_path / "image.npy", image)
+    mapped = np.load(tmp_path / "image.npy", mmap_mode="r")
+    predictor = Predictor(checkpoint(scale=scale), "cpu")
+    assert (predictor.predict([mapped])[0].labels == predictor.predict([image])[0].labels).all()
+
+
+def test_the_version_is_that_of_the_weights_in_use(binary: dict[str, Any]) -> None:
+    student, teacher = (Predictor(binary, "cpu", network=name).weights_version for name in ("student", "teacher"))
+    assert teacher == weights_version(binary)
+    assert student != teacher
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------

@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrda_core.data.crops import scale_of
 from hrda_core.data.samples import ClassInfo, Image, check_image, read_image
 from hrda_core.evaluation.thresholds import apply_thresholds
-from hrda_core.inference.tiling import slide_logits
-from hrda_core.models.checkpoints import load_checkpoint, model_of
-from hrda_core.models.daformer_head import resize
+from hrda_core.inference.image_bands import ProbabilityBand, WindowNetwork, probability_bands
+from hrda_core.inference.preprocessing import Preprocessing
+from hrda_core.inference.writers import ArrayWriter, Writer
+from hrda_core.models.checkpoints import load_checkpoint, model_of, weights_version
 from hrda_core.models.hrda import HRDA
 
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image reaches the network; stored in the checkpoint as plain types.
-
-    scale, fit_short, fit_long: see `DataConfig`. window: (height, width) of the sliding window. overlap: share of it.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    scale: float
-    fit_short: int
-    fit_long: int
-    window: tuple[int, int]
-    overlap: float
-
-    @staticmethod
-    def from_plain(content: Mapping[str, Any]) -> Preprocessing:
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        return Preprocessing(**fields)
-
-    def as_plain(self) -> dict[str, Any]:
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+__all__ = ["Prediction", "Predictor", "Preprocessing", "choose_device", "choose_precision", "image_probabilities"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +44,10 @@ class Predictor:
         network: "selected", "student" or "teacher".
         thresholds: "tuned" (those stored in the checkpoint, argmax where there are none), "argmax", or one number per
             foreground class (per class where there is no background).
+        blending, flips, tile_batch, overlap, window: see `Preprocessing`; None is what the checkpoint was measured with.
+
+    Raises:
+        ValueError: an argument that does not fit, or a file that is no checkpoint of this project.
     """
 
     def __init__(
@@ -76,6 +57,11 @@ class Predictor:
         precision: str = "auto",
         network: str = "selected",
         thresholds: str | Sequence[float] = "tuned",
+        blending: str | None = None,
+        flips: bool | None = None,
+        tile_batch: int | None = None,
+        overlap: float | None = None,
+        window: tuple[int, int] | None = None,
     ) -> None:
         content = checkpoint if isinstance(checkpoint, Mapping) else load_checkpoint(checkpoint)
         self.device = choose_device(device)
@@ -84,24 +70,58 @@ class Predictor:
         self.classes = tuple(ClassInfo(c["name"], tuple(c["color"]), c["value"]) for c in content["classes"])
         self.has_background = bool(content["preprocessing"]["has_background"])
         plain = {key: value for key, value in content["preprocessing"].items() if key != "has_background"}
-        self.preprocessing = Preprocessing.from_plain(plain)
+        wanted = {"blending": blending, "flips": flips, "tile_batch": tile_batch, "overlap": overlap, "window": window}
+        changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        self.preprocessing = replace(Preprocessing.from_plain(plain), **changes)
+        self._network = WindowNetwork(self.model, self.device, self.autocast, self.preprocessing.tile_batch)
         which = content["selected"] if network == "selected" else network
         self.thresholds = self._thresholds(thresholds, content["thresholds"].get(which))
 
+    @property
+    def weights_version(self) -> str:
+        """SHA-256 of the weights that predict (`models.checkpoints.weights_version`)."""
+        return weights_version({"selected": "ours", "ours": self.model.state_dict()})
+
     def predict(self, images: Sequence[Image | str | Path], probabilities: bool = False) -> list[Prediction]:
-        """Images (H, W, 3) uint8 RGB or paths, of any size -> one prediction each, at the image's size."""
+        """Images (H, W, 3) uint8 RGB or paths, of any size -> one prediction each, at the image's size.
+
+        Raises:
+            ValueError: an array that is no image, or a file that cannot be read.
+        """
         predictions: list[Prediction] = []
-        for item in images:
-            image = item if isinstance(item, np.ndarray) else read_image(Path(item))
-            check_image(image, f"image {len(predictions)}" if isinstance(item, np.ndarray) else str(item))
-            shares = self.probabilities(image)
-            labels, confidence = apply_thresholds(shares, self.thresholds, self.has_background)
-            predictions.append(Prediction(labels, confidence, shares if probabilities else None))
+        for position, item in enumerate(images):
+            writer = ArrayWriter()
+            self._predict_to(self._image(item, f"image {position}"), writer, probabilities)
+            predictions.append(Prediction(writer.labels, writer.confidence, writer.probabilities))
         return predictions
+
+    def predict_to(self, image: Image | str | Path, writer: Writer, probabilities: bool = False) -> None:
+        """Predicts an image of any size into a writer (inference/writers.py), a band of rows at a time.
+
+        Beside the image itself, memory grows with its width only; a `numpy.memmap` is read strip by strip.
+
+        Raises:
+            ValueError: an array that is no image, or a file that cannot be read.
+        """
+        self._predict_to(self._image(image, "image"), writer, probabilities)
 
     def probabilities(self, image: Image) -> NDArray[np.float32]:
         """(H, W, 3) uint8 RGB -> (C, H, W) float32."""
-        return image_probabilities(self.model, image, self.preprocessing, self.device, self.autocast)
+        return _collected(probability_bands(self._network, image, self.preprocessing), len(self.classes), image)
+
+    def _image(self, item: Image | str | Path, name: str) -> Image:
+        image = item if isinstance(item, np.ndarray) else read_image(Path(item))
+        check_image(image, name if isinstance(item, np.ndarray) else str(item))
+        return image
+
+    def _predict_to(self, image: Image, writer: Writer, probabilities: bool) -> None:
+        writer.open(image.shape[0], image.shape[1], len(self.classes))
+        try:
+            for top, shares in probability_bands(self._network, image, self.preprocessing):
+                labels, confidence = apply_thresholds(shares, self.thresholds, self.has_background)
+                writer.write(top, labels, confidence, shares if probabilities else None)
+        finally:
+            writer.close()
 
     def _thresholds(self, wanted: str | Sequence[float], stored: Sequence[float] | None) -> list[float] | None:
         if not isinstance(wanted, str):
@@ -114,23 +134,19 @@ class Predictor:
         return list(stored) if wanted == "tuned" and stored is not None else None
 
 
-@torch.no_grad()
 def image_probabilities(
     model: HRDA, image: Image, preprocessing: Preprocessing, device: torch.device, autocast: torch.dtype | None
 ) -> NDArray[np.float32]:
-    """Scales, normalises, slides windows, and resizes the logits (never the labels) back: -> (C, H, W) float32."""
-    p = preprocessing
-    height, width = image.shape[:2]
-    scale = scale_of(height, width, p.scale, p.fit_short, p.fit_long)
-    if scale != 1:
-        size = (max(round(width * scale), 1), max(round(height * scale), 1))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.uint8)
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
-    mean = torch.tensor(p.mean, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(p.std, device=device).view(1, 3, 1, 1)
-    with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
-        logits = slide_logits(model, (pixels - mean) / std, p.window, p.overlap)
-    return np.asarray(resize(logits, (height, width))[0].softmax(dim=0).cpu().numpy())
+    """The whole of (H, W, 3) uint8 RGB at once: -> (C, H, W) float32. `probability_bands` tells what happens to it."""
+    network = WindowNetwork(model, device, autocast, preprocessing.tile_batch)
+    return _collected(probability_bands(network, image, preprocessing), model.num_classes, image)
+
+
+def _collected(bands: Iterator[ProbabilityBand], classes: int, image: Image) -> NDArray[np.float32]:
+    result = np.empty((classes, *image.shape[:2]), dtype=np.float32)
+    for top, band in bands:
+        result[:, top : top + band.shape[1]] = band
+    return result
 
 
 def choose_device(name: str) -> torch.device:

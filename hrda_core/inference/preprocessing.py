@@ -1,0 +1,72 @@
+"""How an image reaches the network, and how its windows are blended: what a checkpoint stores about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hrda_core.data.crops import scale_of
+from hrda_core.inference.tiling import BLENDINGS, Tiling
+
+SMALLEST_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image reaches the network; stored in the checkpoint as plain types.
+
+    scale, fit_short, fit_long: see `DataConfig`. window: (height, width) of the sliding window. overlap: share of it.
+    blending, flips: see `Tiling`. tile_batch: windows per pass of the network. The defaults of these three are what
+    checkpoints were measured with that were written before the fields existed.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    scale: float
+    fit_short: int
+    fit_long: int
+    window: tuple[int, int]
+    overlap: float
+    blending: str = "average"
+    flips: bool = False
+    tile_batch: int = 4
+
+    def __post_init__(self) -> None:
+        if len(self.window) != 2 or min(self.window) < SMALLEST_WINDOW:
+            raise ValueError(f"window={tuple(self.window)}: use (height, width) in pixels, each at least {SMALLEST_WINDOW}")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap={self.overlap}: use a share from 0 up to, not including, 1")
+        if self.blending not in BLENDINGS:
+            raise ValueError(f"blending={self.blending!r}: use {' or '.join(map(repr, BLENDINGS))}")
+        if self.tile_batch < 1:
+            raise ValueError(f"tile_batch={self.tile_batch}: use at least 1")
+
+    @property
+    def tiling(self) -> Tiling:
+        return Tiling(self.window, self.overlap, self.blending, self.flips, self.tile_batch)
+
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) at which the network sees an image of height x width pixels."""
+        scale = scale_of(height, width, self.scale, self.fit_short, self.fit_long)
+        return (max(round(height * scale), 1), max(round(width * scale), 1))
+
+    @staticmethod
+    def from_plain(content: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `as_plain`; fields that a checkpoint of an earlier version lacks take their defaults.
+
+        Raises:
+            ValueError: a field that this version does not know.
+        """
+        known = [field.name for field in fields(Preprocessing)]
+        unknown = sorted(set(content) - set(known))
+        if unknown:
+            raise ValueError(f"preprocessing.{unknown[0]}: this version of hrda_core knows {', '.join(known)}; update hrda_core")
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
+        return Preprocessing(**values)
+
+    def as_plain(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
