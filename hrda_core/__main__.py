@@ -21,6 +21,7 @@ from hrda_core.data.synthetic_cracks import LOOKS, CrackSynthesis, synthesize
 from hrda_core.demo import demo
 from hrda_core.inference.folder import predict_folder
 from hrda_core.inference.predictor import Predictor
+from hrda_core.inference.tiling import BLENDINGS
 from hrda_core.presets import PRESETS, preset
 from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.loop import train
@@ -134,10 +135,32 @@ def _predict(options: argparse.Namespace) -> None:
     thresholds: str | list[float] = options.thresholds
     with contextlib.suppress(ValueError):  # a name, then, which the predictor checks
         thresholds = [float(part) for part in options.thresholds.split(",")]
-    predictor = Predictor(options.checkpoint, options.device, network=options.network, thresholds=thresholds)
+    predictor = Predictor(
+        options.checkpoint,
+        options.device,
+        network=options.network,
+        thresholds=thresholds,
+        blending=options.blending,
+        flips=options.flips,
+        tile_batch=options.tile_batch,
+    )
     with _progress("predict") as progress:
-        written = predict_folder(predictor, Path(options.input), Path(options.output), progress)
-    print(f"{written} predictions in {options.output}")
+        result = predict_folder(
+            predictor,
+            options.input,
+            options.output,
+            progress,
+            confidence=options.confidence,
+            probabilities=options.probabilities,
+            overwrite=options.overwrite,
+        )
+    skipped = f", {result.skipped} were there already" if result.skipped else ""
+    print(f"{result.written} predictions in {options.output}{skipped}")
+    if result.failed:
+        reasons = "\n".join(f"  {reason if str(path) in reason else f'{path}: {reason}'}" for path, reason in result.failed)
+        raise ValueError(
+            f"{len(result.failed)} photos could not be read, the others are done; replace or remove them:\n{reasons}"
+        )
 
 
 def _datasets(folders: tuple[str, ...]) -> Dataset | None:
@@ -215,8 +238,14 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("predict", help="masks and overlays of a photo or a folder")
     command.add_argument("checkpoint")
     command.add_argument("input", help="a photo or a folder of them")
-    command.add_argument("output", help="folder for masks/ and overlays/")
+    command.add_argument("output", help="folder for masks/ and overlays/; a run that was interrupted goes on there")
     command.add_argument("--thresholds", default="tuned", help="tuned, argmax, or numbers such as 0.4 or 0.4,0.6")
+    command.add_argument("--confidence", action="store_true", help="also write confidence/ (PNG, 0..255)")
+    command.add_argument("--probabilities", action="store_true", help="also write probabilities/ (npz, float16)")
+    command.add_argument("--overwrite", action="store_true", help="make predictions that exist anew")
+    command.add_argument("--flips", action="store_true", default=None, help="average with the mirrored photo; twice the time")
+    command.add_argument("--blending", choices=BLENDINGS, help="of overlapping windows; default: the checkpoint's")
+    command.add_argument("--tile-batch", type=int, help="windows at once; default: the checkpoint's")
     _add_network(command)
     command.set_defaults(run=_predict)
     return parser

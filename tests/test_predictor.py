@@ -1,4 +1,4 @@
-"""From images to labels: sizes, confidence, thresholds, networks, and predictions of folders."""
+"""From images to labels: sizes, confidence, thresholds, networks, options, memory, writers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import pytest
 import torch
 from tiny_runs import CRACKS, cracks, tiny
 
-from hrda_core.data.samples import Dataset, read_classes
-from hrda_core.inference.folder import predict_folder
 from hrda_core.inference.predictor import Prediction, Predictor, Preprocessing, choose_device, choose_precision
 from hrda_core.inference.tiling import slide_logits
 from hrda_core.models.build import build_model
@@ -392,63 +390,6 @@ def test_the_version_is_that_of_the_weights_in_use(binary: dict[str, Any]) -> No
     student, teacher = (Predictor(binary, "cpu", network=name).weights_version for name in ("student", "teacher"))
     assert teacher == weights_version(binary)
     assert student != teacher
-
-
-# -- folders ----------------------------------------------------------------------------------------------------------
-
-
-def write_photos(folder: Path, names: tuple[str, ...]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed, name in enumerate(names):
-        cv2.imwrite(str(folder / name), photo(60 + seed, 70, seed))
-
-
-@pytest.mark.parametrize("inside", ["", "images"])
-def test_a_folder_of_photos(three: dict[str, Any], tmp_path: Path, inside: str) -> None:
-    write_photos(tmp_path / "in" / inside, ("b.png", "a.jpg"))
-    (tmp_path / "in" / inside / "notes.txt").write_text("x")
-    predictor, heard = Predictor(three, "cpu"), []
-    count = predict_folder(predictor, tmp_path / "in", tmp_path / "out", lambda done, total: heard.append((done, total)))
-    assert (count, heard) == (2, [(1, 2), (2, 2)])
-    assert read_classes(tmp_path / "out" / "classes.json") == predictor.classes
-    assert sorted(p.name for p in (tmp_path / "out" / "masks").iterdir()) == ["a.png", "b.png"]
-    assert sorted(p.name for p in (tmp_path / "out" / "overlays").iterdir()) == ["a.jpg", "b.jpg"]
-    labels = predictor.predict([tmp_path / "in" / inside / "b.png"])[0].labels
-    mask = cv2.imread(str(tmp_path / "out" / "masks" / "b.png"), cv2.IMREAD_UNCHANGED)
-    values = np.array([5, 15, 25, *[255] * 253], np.uint8)  # as in classes.json; 255 = no class
-    assert (mask == values[labels]).all()
-    overlay = cv2.imread(str(tmp_path / "out" / "overlays" / "b.jpg"))
-    assert overlay.shape == (60, 70, 3)
-
-
-def test_predictions_are_a_data_set(three: dict[str, Any], tmp_path: Path) -> None:
-    """Masks and classes.json beside the photos make a labelled set with the predictor's own indices."""
-    write_photos(tmp_path / "images", ("a.png",))
-    predict_folder(Predictor(three, "cpu"), tmp_path, tmp_path)
-    mask = Dataset.from_folder(tmp_path).mask(0)
-    assert mask is not None
-    assert (mask == Predictor(three, "cpu").predict([tmp_path / "images" / "a.png"])[0].labels).all()
-
-
-def test_a_single_photo(binary: dict[str, Any], tmp_path: Path) -> None:
-    write_photos(tmp_path, ("a.png", "b.png"))
-    assert predict_folder(Predictor(binary, "cpu"), tmp_path / "b.png", tmp_path / "out") == 1
-    assert [p.name for p in (tmp_path / "out" / "masks").iterdir()] == ["b.png"]
-
-
-def test_inputs_that_are_none(binary: dict[str, Any], tmp_path: Path) -> None:
-    predictor = Predictor(binary, "cpu")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text.txt").write_text("no photo")
-    for name, said in (("absent", "does not exist"), ("empty", "holds no photo"), ("text.txt", "cannot be read")):
-        with pytest.raises(ValueError, match=f"{name}.*{said}"):
-            predict_folder(predictor, tmp_path / name, tmp_path / "out")
-
-
-def test_photos_that_would_overwrite_each_other(binary: dict[str, Any], tmp_path: Path) -> None:
-    write_photos(tmp_path / "in", ("a.png", "a.jpg", "b.png"))
-    with pytest.raises(ValueError, match=r"a\.png and a\.jpg differ only in their suffix"):
-        predict_folder(Predictor(binary, "cpu"), tmp_path / "in", tmp_path / "out")
 
 
 def test_a_trained_checkpoint_predicts(tmp_path: Path) -> None:

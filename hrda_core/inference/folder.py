@@ -1,53 +1,147 @@
-"""Predictions of a photo or a folder of photos, written to disk."""
+"""Predictions of a photo or a folder of photos, written to disk; an interrupted run goes on where it stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
-from cv2.typing import MatLike
 
-from hrda_core.data.samples import IGNORE, IMAGE_SUFFIXES, check_stems, read_image, write_classes
-from hrda_core.evaluation.pictures import overlay
+from hrda_core.data.samples import IGNORE, IMAGE_SUFFIXES, Image, check_stems, read_image, write_classes
+from hrda_core.inference.photo_writers import NpzWriter, OverlayWriter, Several
 from hrda_core.inference.predictor import Predictor
+from hrda_core.inference.writers import PngWriter, Writer
+
+FOLDERS = {"masks": ".png", "overlays": ".jpg", "confidence": ".png", "probabilities": ".npz"}
+RECORD = "predict.json"  # in the output folder: by which weights and settings it was written
 
 
-def predict_folder(predictor: Predictor, source: Path, output: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    """Writes masks/{stem}.png (class values as in classes.json, 255 = no class), overlays/{stem}.jpg and classes.json.
+@dataclass
+class FolderResult:
+    """written: photos predicted. skipped: those whose outputs were there already. failed: (photo, why it was not read)."""
 
-    Returns how many photos were predicted.
+    written: int = 0
+    skipped: int = 0
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def predict_folder(
+    predictor: Predictor,
+    source: str | Path,
+    output: str | Path,
+    progress: Callable[[int, int], None] | None = None,
+    confidence: bool = False,
+    probabilities: bool = False,
+    overwrite: bool = False,
+) -> FolderResult:
+    """Writes masks/ (PNG, class values as in classes.json, 255 = no class), overlays/ (JPEG), classes.json, predict.json.
+
+    On request also confidence/ (PNG, 0..255 for 0..1) and probabilities/ (npz, (C, H, W) float16). Photos of sub-folders keep
+    their relative path. A photo whose outputs exist is skipped; one that cannot be read is listed in the result, and the
+    others go on. `overwrite` makes all outputs anew.
 
     Raises:
-        ValueError: no such file or folder, no photo in it, a photo that cannot be read, or two that share a stem.
+        ValueError: no such file or folder, no photo in it, two photos that differ only in their suffix, or outputs that other
+            weights or settings have written.
     """
+    source, output = Path(source), Path(output)
+    root, photos = _photos(source, output)
+    names = ["masks", "overlays"] + ["confidence"] * confidence + ["probabilities"] * probabilities
+    wanted = {photo: _outputs(output, names, photo.relative_to(root)) for photo in photos}
+    _claim(predictor, output, overwrite)
+    if overwrite:  # all at once: should this run stop halfway, the next must not take old outputs for new ones
+        for photo in photos:
+            for path in _outputs(output, list(FOLDERS), photo.relative_to(root)).values():
+                path.unlink(missing_ok=True)
+    result = FolderResult()
+    for done, photo in enumerate(photos, start=1):
+        if all(path.is_file() for path in wanted[photo].values()):
+            result.skipped += 1
+        else:
+            try:
+                image = read_image(photo)
+            except (ValueError, OSError, MemoryError) as error:
+                result.failed.append((photo, str(error) or "not enough memory to read it"))
+            else:
+                predictor.predict_to(image, Several(list(_writers(predictor, image, wanted[photo]))), probabilities)
+                result.written += 1
+        if progress is not None:
+            progress(done, len(photos))
+    return result
+
+
+def _photos(source: Path, output: Path) -> tuple[Path, list[Path]]:
+    """The folder that outputs are named relative to, and the photos in it and below, in order."""
     if not source.exists():
         raise ValueError(f"input {source} does not exist: give a photo or a folder of photos")
-    folder = source / "images" if (source / "images").is_dir() else source
-    photos = [source] if source.is_file() else sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if source.is_file():
+        return source.parent, [source]
+    root = source / "images" if (source / "images").is_dir() else source
+    ours = {(output / name).resolve() for name in FOLDERS}
+    photos = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and not ours.intersection(path.resolve().parents)
+    )
     if not photos:
         raise ValueError(f"input {source} holds no photo: expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    check_stems(photos)
-    for name in ("masks", "overlays"):
-        (output / name).mkdir(parents=True, exist_ok=True)
-    write_classes(output / "classes.json", predictor.classes)
+    for folder in sorted({photo.parent for photo in photos}):
+        check_stems([photo for photo in photos if photo.parent == folder])
+    return root, photos
+
+
+def _outputs(output: Path, names: list[str], relative: Path) -> dict[str, Path]:
+    return {name: output / name / relative.parent / f"{relative.stem}{FOLDERS[name]}" for name in names}
+
+
+def _writers(predictor: Predictor, image: Image, outputs: dict[str, Path]) -> Iterator[Writer]:
     values = np.full(256, IGNORE, dtype=np.uint8)
     values[: len(predictor.classes)] = [c.value for c in predictor.classes]
     colours = [c.color for c in predictor.classes]
-    for done, path in enumerate(photos, start=1):
-        photo = read_image(path)
-        labels = predictor.predict([photo])[0].labels
-        painted = overlay(photo, labels, colours, has_background=predictor.has_background)
-        _write(output / "masks" / f"{path.stem}.png", values[labels])
-        _write(output / "overlays" / f"{path.stem}.jpg", cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
-        if progress is not None:
-            progress(done, len(photos))
-    return len(photos)
+    yield PngWriter(outputs["masks"], outputs.get("confidence"), values)
+    yield OverlayWriter(outputs["overlays"], image, colours, predictor.has_background)
+    if "probabilities" in outputs:
+        yield NpzWriter(outputs["probabilities"])
 
 
-def _write(path: Path, picture: MatLike) -> None:
-    success, content = cv2.imencode(path.suffix, picture)
-    if not success:
-        raise ValueError(f"{path}: the picture could not be encoded")
-    path.write_bytes(content.tobytes())
+def _claim(predictor: Predictor, output: Path, overwrite: bool) -> None:
+    """Records by what the output folder is written; refuses one that something else has written."""
+    record, path = _record(predictor), output / RECORD
+    if not overwrite:
+        fix = "give another output folder, or overwrite what is there (overwrite=True, --overwrite)"
+        if path.is_file():
+            _compare(record, path, fix)
+        elif any((output / name).is_dir() and any((output / name).iterdir()) for name in FOLDERS):
+            raise ValueError(f"{output} holds masks or overlays that are not known to be predictions (no {RECORD}): {fix}")
+    output.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_classes(output / "classes.json", predictor.classes)
+
+
+def _record(predictor: Predictor) -> dict[str, Any]:
+    settings = predictor.preprocessing.as_plain()
+    del settings["tile_batch"]  # changes nothing but speed
+    settings["thresholds"] = predictor.thresholds
+    settings["precision"] = "fp32" if predictor.autocast is None else str(predictor.autocast).removeprefix("torch.")
+    return {"weights_version": predictor.weights_version, "settings": settings}
+
+
+def _compare(record: dict[str, Any], path: Path, fix: str) -> None:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        version, settings = stored["weights_version"], dict(stored["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error!r}): {fix}") from error
+    if version != record["weights_version"]:
+        raise ValueError(
+            f"{path.parent} was written with other weights ({version[:12]}, now {record['weights_version'][:12]}): {fix}"
+        )
+    for name, value in record["settings"].items():
+        if settings.get(name) != value:
+            raise ValueError(f"{path.parent} was written with {name}={settings.get(name)}, now {value}: {fix}")
