@@ -94,7 +94,8 @@ def decode_image(content: bytes) -> Image:
     if header is None or bits > 8 or _too_big_for_pillow(header):
         array = _eight_bits(_opencv(content, cv2.IMREAD_UNCHANGED, "an image"))
     elif header.format in ("JPEG", "PNG", "WEBP") and header.mode != "CMYK":
-        array = _opencv(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, "an image")
+        array = _opencv(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, "an image")
+        return _turned(array, header, content)
     else:  # Pillow knows that Adobe stores CMYK inverted, and reads TIFF and BMP without guessing
         return _turned(np.asarray(_pillow(header, "an image", "RGB")), header, content)
     kind = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[1 if array.ndim == 2 else array.shape[2]]
@@ -106,7 +107,8 @@ def decode_mask(content: bytes, classes: Sequence[ClassInfo]) -> Mask:
     header = _header(content, "a mask")
     bits = _bits(content, header)
     cut = bits > 8 and header is not None and not header.mode.startswith("I")  # Pillow would keep 8 of the 16 bits
-    if header is None or cut or _too_big_for_pillow(header):
+    usual = header is not None and (header.format, header.mode, bits) == ("PNG", "L", 8)  # a fifth faster with OpenCV
+    if header is None or cut or usual or _too_big_for_pillow(header):
         values = _opencv(content, cv2.IMREAD_UNCHANGED, "a mask")
     else:
         values = np.asarray(_pillow(header, "a mask", None))
@@ -132,11 +134,12 @@ def _indices(values: NDArray[Any], classes: Sequence[ClassInfo]) -> Mask:
     for index, info in enumerate(classes):
         table[info.value], known[info.value] = index, True
     if values.dtype == np.uint8:
-        occurring = np.flatnonzero(cv2.calcHist([np.ascontiguousarray(values)], [0], None, [256], [0, 256]).ravel())
+        values = np.ascontiguousarray(values)
+        good = not cv2.countNonZero(np.asarray(cv2.LUT(values, (~known).astype(np.uint8))))
     else:
-        occurring = np.unique(values)
-    strange = [v for v in occurring.tolist() if not (0 <= v <= 255 and v == int(v) and known[int(v)])]
-    if strange:
+        good = bool(np.isin(values, np.flatnonzero(known)).all())
+    if not good:
+        strange = [v for v in np.unique(values).tolist() if not (v in range(256) and known[int(v)])]
         names = ", ".join(f"{c.value} = {c.name}" for c in classes)
         more = f" (and {len(strange) - 1} more such values)" if len(strange) > 1 else ""
         raise ValueError(
