@@ -104,8 +104,9 @@ def _train(options: argparse.Namespace) -> None:
     print(f"Best checkpoint: {result.best}{score}")
     if result.stopped:
         print(f"Stopped early ({result.stopped}); --resume goes on")
-    photos = validation or (None if target is None else replace(target, masks=None))  # never to be seen, nor shown
-    print(f"Report: {write_run_report(result.directory, photos).resolve()}")
+    if target is not None and config.mode in ("adapt", "source-only"):
+        target = replace(target, masks=None)  # never to be seen, nor shown
+    print(f"Report: {write_run_report(result.directory, source, target, validation).resolve()}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

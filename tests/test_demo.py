@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny_runs import write_folder
+from tiny_runs import CRACKS, cracks, tiny, write_folder
 
+from hrda_core.data.samples import Dataset
 from hrda_core.demo import demo
+from hrda_core.evaluation.ranking import most_uncertain, worst_photos
 from hrda_core.training.history import read_history, validation_chart
+from hrda_core.training.loop import train
+from hrda_core.training.run_report import write_run_report
 
 FAST = (
     "model.encoder=test_efficientnet",
@@ -71,3 +77,40 @@ def test_history_of_a_run_that_logged_nothing(tmp_path: Path) -> None:
 def test_changes_apply_together(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown field 'optimisation.iteration'"):
         demo(tmp_path / "out", str(write_folder(tmp_path / "s", 2, 1)), str(tmp_path / "s"), changes=["optimisation.iteration=3"])
+
+
+def test_the_report_of_a_run(tmp_path: Path) -> None:
+    source, target, validation = cracks(4, 1), replace(cracks(3, 2), masks=None), cracks(2, 3)
+    config = tiny({"baseline": True, "schedule": {"previews": 2}})
+    result = train(config, source, target, validation, directory=tmp_path)
+    page = write_run_report(result.directory, source, target, validation).read_text(encoding="utf-8")
+    sections = (
+        "What was trained on what",
+        "Validation",
+        "Without labels",
+        "Previews over time",
+        "Worst photos",
+        "Most uncertain photos",
+    )
+    for text in (*sections, "baseline teacher", "iteration 3", "iteration 6", "Target photos", "missed", "Agreement with itself"):
+        assert text in page, text
+    assert "http://" not in page and "https://" not in page
+
+
+def test_the_report_of_a_run_without_target_and_validation(tmp_path: Path) -> None:
+    source = cracks(4, 1)
+    result = train(tiny(mode="source-only"), source, None, directory=tmp_path)
+    page = write_run_report(result.directory, source).read_text(encoding="utf-8")
+    assert "Losses" in page and "Worst photos" not in page and "Previews over time" not in page
+
+
+def test_the_worst_photo_comes_first() -> None:
+    right, wrong = (mask := cracks(1, 1).mask(0)), 1 - cracks(1, 1).mask(0)
+    photos = Dataset((np.full((*mask.shape, 3), 9, np.uint8), np.zeros((*mask.shape, 3), np.uint8)), (mask, mask), CRACKS)
+    assert worst_photos(lambda image: right if image[0, 0, 0] else wrong, photos, [0, 1]) == [(1, 0.0), (0, 1.0)]
+
+
+def test_the_most_uncertain_photo_comes_first() -> None:
+    photos = Dataset((np.zeros((4, 4, 3), np.uint8), np.ones((4, 4, 3), np.uint8)), None, CRACKS)
+    ranked = most_uncertain(lambda image: np.full((2, 4, 4), 0.5 if image[0, 0, 0] else 0.95, np.float32), photos, [0, 1])
+    assert ranked == [(1, 1.0), (0, 0.0)]

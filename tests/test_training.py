@@ -175,6 +175,14 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     assert 0.001 < steps[1] < 0.0101
 
 
+@pytest.mark.parametrize("mode", ["source-only", "supervised"])
+def test_a_teacher_that_sees_no_target_has_the_students_norms(mode: str, tmp_path: Path) -> None:
+    """Batch statistics come from target batches; where there are none they would stay as initialised."""
+    result = run(tmp_path, tiny({"adaptation": {"teacher_norm": "batch"}}, mode=mode))
+    means = {key: value for key, value in weights(result.last, "teacher").items() if key.endswith("running_mean")}
+    assert means and all(value.abs().sum() > 0 for value in means.values())
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 

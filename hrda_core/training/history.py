@@ -8,6 +8,8 @@ from pathlib import Path
 
 from hrda_core.evaluation.charts import Chart
 
+NETWORKS = ("student", "teacher")
+
 Series = dict[str, list[tuple[float, float]]]
 
 
@@ -35,11 +37,27 @@ def loss_charts(history: Series) -> list[Chart]:
     return charts
 
 
+def label_free_charts(history: Series) -> list[Chart]:
+    """Agreement, uncertainty and predicted share of the foreground on target photos, a line per network."""
+    groups = {
+        "Agreement with itself and with the other network": ("scale_agreement", "flip_agreement", "network_agreement"),
+        "Uncertain pixels and entropy": ("uncertain", "entropy"),
+        "Predicted foreground over the source's share": ("foreground_against_source",),
+    }
+    charts = []
+    for title, names in groups.items():
+        keys = {f"{network} {name.replace('_', ' ')}": f"label_free/{network}/{name}" for network in NETWORKS for name in names}
+        lines = {label: history[key] for label, key in keys.items() if key in history}
+        if lines:
+            charts.append(Chart(title, lines))
+    return charts
+
+
 def validation_chart(histories: Mapping[str, Series], metric: str, title: str) -> Chart | None:
     """One line per run (and network, where a run has both): `metric` such as "foreground_iou"."""
     lines: Series = {}
     for run, history in histories.items():
-        for network in ("student", "teacher"):
+        for network in NETWORKS:
             points = history.get(f"validation/{network}/{metric}")
             if points:
                 lines[f"{run} {network}".strip()] = points

@@ -77,9 +77,11 @@ class Run:
         student = networks.build_student(config, len(self.data.classes))
         distance = networks.build_feature_distance(config, student, self.data.classes, self.data.has_background)
         student = student.to(self.device).train()
+        # without a target no batch passes the teacher, whose norms then must follow the student's
+        norm = config.adaptation.teacher_norm if self.data.training.target is not None else "running"
         return Learner(
             student=student,
-            teacher=Teacher(student, config.adaptation.teacher_alpha, config.adaptation.teacher_norm),
+            teacher=Teacher(student, config.adaptation.teacher_alpha, norm),
             config=config,
             feature_distance=None if distance is None else distance.to(self.device),
             autocast=choose_precision(config.precision, self.device),
