@@ -50,7 +50,7 @@ class WindowNetwork:
                 continue
             parts.append(part)
             done += len(part)
-        return torch.cat(parts)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]  # without a copy where all went well
 
     def _attempt(self, windows: Tensor) -> Tensor | None:
         """None where memory ran out; by then the error, which holds on to the tensors of its frames, is gone."""
