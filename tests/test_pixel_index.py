@@ -165,7 +165,7 @@ def _count(folder: Path, cache: str, results: multiprocessing.Queue[list[list[in
 
 def test_several_processes_share_one_memory(tmp_path: Path) -> None:
     masks(tmp_path / "m")
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # as loading workers are; spawned ones would import torch first
     results: multiprocessing.Queue[list[list[int]]] = context.Queue()
     cache = str(tmp_path / "cache")
     processes = [context.Process(target=_count, args=(tmp_path / "m", cache, results)) for _ in range(3)]
