@@ -30,6 +30,7 @@ from hrda_core.data.synthetic_cracks import CrackSynthesis, synthesize
 from hrda_core.evaluation.pictures import confidence_map
 from hrda_core.inference.tiling import BLENDINGS
 from hrda_core.inference.writers import PngWriter
+from hrda_core.models.hrda import window_boxes
 
 SIDES = (1000, 2000, 4000, 8000, 10_000)
 OFFSETS = {"odd": 37, "aligned": 64}  # px; the second is a multiple of every stride in the network
@@ -99,21 +100,36 @@ def small_network(directory: Path, iterations: int = 150) -> Path:
     return train(config, Dataset.from_folder(directory / "cracks"), None, directory=directory / "run", overwrite=True).last
 
 
-def offset(directory: Path, checkpoint: Path, photo: NDArray[np.uint8]) -> dict[str, Any]:
-    """Differences of the first class's probability in the middle of the photo, when its top left rows and columns are cut off.
+def seam_step(probability: NDArray[np.float32], window: tuple[int, int], overlap: float) -> float:
+    """Mean absolute step between neighbouring pixels across the windows' left and right borders, over that elsewhere.
 
-    Cutting 37 px moves the windows and also the network's own grid (its coarsest features have a stride of 32 px) against
-    the pixels; cutting 64 px moves the windows alone, so that only windows that end elsewhere can change the answer.
+    1 means that the borders cannot be told from the rest.
+    """
+    boxes = window_boxes(*probability.shape, window, overlap)
+    borders = {edge for box in boxes for edge in (box.left, box.right)} - {0, probability.shape[1]}
+    steps = np.abs(np.diff(probability, axis=1)).mean(axis=0)  # step i lies between columns i and i + 1
+    at = np.array(sorted(edge - 1 for edge in borders))
+    # beside, not everywhere: the steps also depend on a pixel's place in the network's grid, whose cells are 8 px here
+    beside = np.concatenate([at - 16, at + 16])
+    return float(steps[at].mean() / steps[beside].mean())
+
+
+def offset(directory: Path, checkpoint: Path, photo: NDArray[np.uint8], overlap: float | None) -> dict[str, Any]:
+    """What the windows do to the photo's answer, for both blendings.
+
+    `seam_step` tells how much their borders stand out. The others are differences of the first class's probability in the
+    middle of the photo when its top left rows and columns are cut off. Cutting 37 px moves the windows and also the network's
+    own grid (its coarsest features have a stride of 32 px) against the pixels; cutting 64 px moves the windows alone.
     """
     results: dict[str, Any] = {}
     panels = [photo]
     for blending in BLENDINGS:
-        predictor = Predictor(checkpoint, blending=blending)
+        predictor = Predictor(checkpoint, blending=blending, overlap=overlap)
         margin = max(predictor.preprocessing.window)
         whole = predictor.probabilities(photo)[0]
         panels.append(confidence_map(1 - whole))
         middle = np.s_[margin:-margin, margin:-margin]
-        results[blending] = {}
+        results[blending] = {"seam_step": seam_step(whole, predictor.preprocessing.window, predictor.preprocessing.overlap)}
         for name, cut in OFFSETS.items():
             part = np.zeros_like(whole)
             part[cut:, cut:] = predictor.probabilities(np.ascontiguousarray(photo[cut:, cut:]))[0]
@@ -137,6 +153,7 @@ def main() -> None:
     command.add_argument("directory", type=Path, help="for seams.png, and the network where none is given")
     command.add_argument("--checkpoint", type=Path)
     command.add_argument("--photo", type=Path, help="at least three windows wide and high; default: a synthetic one")
+    command.add_argument("--overlap", type=float, help="of windows; default: the checkpoint's")
     options = parser.parse_args()
 
     if options.command == "one":
@@ -152,7 +169,7 @@ def main() -> None:
         if options.photo is None:
             synthesize(options.directory / "photo", CrackSynthesis(count=1, size=1280, seed=7, crack_free=0.0))
         path = options.photo or next((options.directory / "photo" / "images").iterdir())
-        print(json.dumps(offset(options.directory, checkpoint, read_image(path)), indent=1))
+        print(json.dumps(offset(options.directory, checkpoint, read_image(path), options.overlap), indent=1))
 
 
 if __name__ == "__main__":
