@@ -15,3 +15,9 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.fail(f"no data in {path}: set HRDA_DATA to the directory that holds weights/, cracks_real/ and so on")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests, and the processes that they start, remember nothing in the user's cache folder."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

@@ -11,17 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hrda_core"
-GROUND = {"config", "config_yaml", "presets"}
+GROUND = {"config", "config_checks", "config_data", "config_yaml", "presets"}
 MAY_IMPORT = {
     "models": set[str](),
-    "data": {"config"},
+    "data": {"config", "config_data"},
     "evaluation": {"config", "data"},
     "inference": {"config", "data", "evaluation", "models"},
     "adaptation": {"config", "data", "models"},
     "training": {*GROUND, "adaptation", "data", "evaluation", "inference", "models"},
-    "config": {"config_yaml"},
+    "config": {"config_checks", "config_data", "config_yaml"},
+    "config_data": {"config_checks"},
+    "config_checks": set[str](),
     "config_yaml": set[str](),
-    "presets": {"config"},
+    "presets": {"config", "config_data"},
 }
 APPS = ("supervisely", "fastapi", "uvicorn", "train_app", "serve_app")
 

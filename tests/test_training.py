@@ -19,7 +19,18 @@ from hrda_core.data.samples import ClassInfo, Dataset
 from hrda_core.inference.predictor import Predictor
 from hrda_core.models.checkpoints import KEYS, load_checkpoint
 from hrda_core.training import networks
-from hrda_core.training.events import CheckpointSaved, Event, Failed, Finished, Metrics, Preparation, Preview, Progress, Stage
+from hrda_core.training.events import (
+    CheckpointSaved,
+    Event,
+    Failed,
+    Finished,
+    Metrics,
+    Notice,
+    Preparation,
+    Preview,
+    Progress,
+    Stage,
+)
 from hrda_core.training.loop import TrainResult, train
 from hrda_core.training.validation import Evaluation
 
@@ -94,9 +105,9 @@ def test_the_multi_resolution_network_with_everything_on(tmp_path: Path) -> None
 
 def test_many_classes_without_background(tmp_path: Path) -> None:
     classes = tuple(ClassInfo(name, (i, i, i), i) for i, name in enumerate(("road", "car", "sky")))
-    sets = [cracks(3, seed, classes=classes) for seed in (1, 2)]
+    sets = [cracks(3, seed, classes=classes) for seed in (1, 2, 3)]
     config = tiny({"optimisation": {"iterations": 3}})
-    result = train(config, sets[0], sets[1], sets[1], directory=tmp_path)
+    result = train(config, *sets, directory=tmp_path)
     assert result.score is not None
     stored = TrainConfig.load(tmp_path / "config.yaml").adaptation
     assert (stored.pseudo_labels, stored.mixing) == ("confident-fraction", "class-mix")
@@ -420,7 +431,7 @@ def test_an_undefined_score_is_never_the_best(tmp_path: Path, monkeypatch: pytes
 
 def test_a_validation_set_without_foreground_is_allowed(tmp_path: Path) -> None:
     empty = Dataset(VALIDATION.images, tuple(np.zeros((80, 96), np.uint8) for _ in range(2)), CRACKS)
-    run(tmp_path, tiny({"optimisation": {"iterations": 3}}), validation=empty)
+    run(tmp_path, tiny({"optimisation": {"iterations": 3}, "data": {"check": False}}), validation=empty)
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 
 
@@ -485,8 +496,26 @@ def test_a_device_that_is_not_there(device: str, said: str, tmp_path: Path) -> N
 
 def test_a_validation_mask_of_another_size_is_named(tmp_path: Path) -> None:
     wrong = Dataset(VALIDATION.images, (np.zeros((80, 96), np.uint8), np.zeros((96, 80), np.uint8)), CRACKS)
-    with pytest.raises(ValueError, match=r"image 1: the mask is 80x96, the image 96x80"):
+    with pytest.raises(ValueError, match=r"validation mask of image 1: it is 80x96, the upright image 96x80"):
         run(tmp_path, tiny({"optimisation": {"iterations": 3}}), validation=wrong)
+
+
+def test_all_problems_of_the_data_are_told_at_once_before_anything_is_written(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"")
+    target = replace(PHOTOS, images=(broken, VALIDATION.image(0)))
+    with pytest.raises(ValueError) as caught:
+        run(tmp_path / "run", tiny(), target=target)
+    assert "broken.jpg" in str(caught.value) and "show the same picture" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_warnings_of_the_data_are_told(tmp_path: Path) -> None:
+    recorder = Recorder()
+    partly = Dataset(SOURCE.images, (*(SOURCE.masks or ())[:3], None), CRACKS)
+    run(tmp_path, tiny(mode="source-only"), source=partly, listener=recorder)
+    assert any("has no mask" in notice.text for notice in recorder.of(Notice))
+    assert recorder.of(Preparation)[-1].done == recorder.of(Preparation)[-1].total == 4 + 3 + 2
 
 
 def test_the_modes_here_are_all_modes() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from hrda_core.config import TrainConfig
+from hrda_core.data.checks import check_data
 from hrda_core.data.samples import ClassInfo, Dataset, class_pixels
-from hrda_core.training.events import Listener
+from hrda_core.training.events import Listener, Notice, Preparation
 from hrda_core.training.loading import Labelled, TrainingData
 from hrda_core.training.roles import roles, same_classes
 from hrda_core.training.stopping import StopRequest
-from hrda_core.training.validation import check_validation
+from hrda_core.training.validation import NO_LABELS
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,26 @@ def prepare(
     """Raises ValueError, before anything is written, where data and mode do not suit each other."""
     labelled, photos, labelled_target = roles(config.mode, source, target)
     validation = same_classes(validation, labelled)
-    if validation is not None:
-        check_validation(validation)
-    counted = Labelled(labelled, class_pixels(labelled))
+    if validation is not None and len(validation.labelled()) == 0:
+        raise ValueError(NO_LABELS)
+    if config.data.check:
+        tell_progress = partial(_tell_progress, tell)
+        report = check_data(source, target, validation, config, progress=tell_progress, stop=stop)
+        for warning in report.warnings:
+            tell(Notice(0, text=warning))
+        report.raise_if_bad()
+    count = partial(class_pixels, cache=config.data.cache, stop=stop)
     adapting = config.mode in ("adapt", "semi-supervised")
     training = TrainingData(
-        counted,
+        Labelled(labelled, count(labelled)),
         photos if adapting else None,
-        None if labelled_target is None else Labelled(labelled_target, class_pixels(labelled_target)),
+        None if labelled_target is None else Labelled(labelled_target, count(labelled_target)),
     )
     data = RunData(config, training, photos, validation)
     foreground_share = sum(data.class_fractions()[1:])
     settled = config.resolve(len(data.classes), data.has_background, foreground_share)
     return RunData(settled, training, photos, validation)
+
+
+def _tell_progress(tell: Listener, done: int, total: int) -> None:
+    tell(Preparation(0, done=done, total=total))

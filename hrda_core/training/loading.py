@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -54,17 +56,29 @@ def batches(
             stream, batch, sampler=order, num_workers=workers, pin_memory=device.type == "cuda", worker_init_fn=init
         )
 
-    source_batches = load(_source_stream(data, config))
-    if data.target is None:
-        for image, label in source_batches:
-            yield SourceBatch(_normalise(image, preprocessing, device), label.to(device)), None
-        return
-    target = TargetStream(data.target, config.data, config.adaptation, config.seed, iterations, batch)
-    for (image, label), (photo, valid) in zip(source_batches, load(target), strict=True):
-        yield (
-            SourceBatch(_normalise(image, preprocessing, device), label.to(device)),
-            TargetBatch(_normalise(photo, preprocessing, device), valid.to(device)),
-        )
+    with _single_threaded_opencv():
+        source_batches = load(_source_stream(data, config))
+        if data.target is None:
+            for image, label in source_batches:
+                yield SourceBatch(_normalise(image, preprocessing, device), label.to(device)), None
+            return
+        target = TargetStream(data.target, config.data, config.adaptation, config.seed, iterations, batch)
+        for (image, label), (photo, valid) in zip(source_batches, load(target), strict=True):
+            yield (
+                SourceBatch(_normalise(image, preprocessing, device), label.to(device)),
+                TargetBatch(_normalise(photo, preprocessing, device), valid.to(device)),
+            )
+
+
+@contextmanager
+def _single_threaded_opencv() -> Iterator[None]:
+    """Loading processes fill the cores by themselves, and OpenCV's threads do not survive the fork that makes them."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _source_stream(data: TrainingData, config: TrainConfig) -> SourceStream:

@@ -61,7 +61,7 @@ def write_run_report(
     sections.append(Section("Training", "", loss_charts(histories[""])))
     sections += [s for s in (_over_time(here), _worst(predictor, validation), _uncertain(predictor, target)) if s.items]
     lead = (
-        f"A {config.mode} run on {checkpoint['provenance']['labelled_images']} labelled images and "
+        f"Mode {config.mode}: learned from {checkpoint['provenance']['labelled_images']} labelled images and "
         f"{checkpoint['provenance']['target_images']} target photos."
     )
     return write_report(here.report, "Training report", lead, _facts(checkpoint, config, predictor), sections)

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from hrda_core.data.parallel import Stopped
+
+__all__ = ["EarlyStop", "StopRequest", "Stopped", "TimeBudget", "leave_signals_to_the_trainer", "never", "stop_on_signals"]
+
 StopRequest = Callable[[], bool]
-
-
-class Stopped(Exception):
-    """Raised inside a long evaluation when a stop was requested; the run saves and ends in order."""
 
 
 def never() -> bool:

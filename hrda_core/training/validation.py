@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hrda_core.data.samples import Dataset, Image, class_pixels
+from hrda_core.data.samples import Dataset, Image
 from hrda_core.evaluation.metrics import Metrics, SegmentationMetrics
 from hrda_core.evaluation.thresholds import ThresholdSweep, apply_thresholds
 
@@ -37,18 +37,6 @@ class Evaluation:
             values = [v for v in self.tuned_iou if not math.isnan(v)]
             return float(np.mean(values)) if values else math.nan
         return self.argmax.mean_iou_foreground if has_background else self.argmax.mean_iou
-
-
-def check_validation(dataset: Dataset) -> None:
-    """Finds before the training what `evaluate` would only find at the first validation.
-
-    Raises:
-        ValueError: no labelled image, or a mask that cannot be read.
-    """
-    labelled = dataset.labelled()
-    if len(labelled) == 0:
-        raise ValueError(NO_LABELS)
-    class_pixels(labelled)
 
 
 def evaluate(
