@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hrda_core import Dataset, Predictor, TrainConfig, train
 from hrda_core.training.listeners import ProgressBar
+from hrda_core.training.run_report import write_run_report
 from hrda_core.training.validation import evaluate
 
 ARMS = {"source-only": "source-only", "adapted": "adapt", "supervised": "supervised"}  # name -> mode
@@ -17,7 +19,7 @@ ARMS = {"source-only": "source-only", "adapted": "adapt", "supervised": "supervi
 def run_arm(
     name: str, config: TrainConfig, source: Dataset, target: Dataset, validation: Dataset, directory: Path
 ) -> dict[str, Any]:
-    """Trains one arm (or goes on with it) and evaluates its last checkpoint; writes result.json into the run directory.
+    """Trains one arm (or goes on with it) and evaluates its last checkpoint; writes result.json and report.html there.
 
     The last checkpoint, not the best, so that choosing on the validation set flatters no arm.
     """
@@ -32,6 +34,8 @@ def run_arm(
             "iou_at_best_threshold": list(outcome.tuned_iou),
             "best_threshold": list(outcome.tuned),
         }
+    seen = target if name == "supervised" else replace(target, masks=None)
+    write_run_report(directory, source, seen, validation)
     (directory / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures
 

@@ -156,6 +156,14 @@ def test_train_errors(more: list[str], said: str, data: Path, tmp_path: Path, ca
     assert said in error_of([*train_arguments(data, tmp_path), *more], capsys)
 
 
+def test_an_earlier_run_is_not_overwritten_unasked(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = train_arguments(data, tmp_path / "run")
+    assert main(arguments) == 0
+    assert "already holds a run" in error_of(arguments, capsys)
+    assert "leave out --preset and --config" in error_of([*arguments, "--resume"], capsys)
+    assert main([*arguments, "--overwrite"]) == 0
+
+
 def test_train_without_data_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "needs a labelled source" in error_of(["train", str(tmp_path), "--preset=quick"], capsys)
 

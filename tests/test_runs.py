@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import TINY, cracks, tiny, write_folder
+from tiny_runs import BACKGROUND, CRACK, TINY, cracks, tiny, write_folder
 
 from hrda_core.config import TrainConfig
 from hrda_core.models.checkpoints import load_checkpoint
@@ -241,6 +242,15 @@ def test_another_model_cannot_go_on(tmp_path: Path) -> None:
         run(tmp_path, tiny({"model": {"head_channels": 32}}), resume=True)
 
 
+def test_data_of_other_classes_cannot_go_on(tmp_path: Path) -> None:
+    stop = StopAt(3)
+    run(tmp_path, tiny(), listener=stop, stop=lambda: stop.now)
+    rust = (BACKGROUND, replace(CRACK, name="rust"))
+    others = {"source": replace(SOURCE, classes=rust), "validation": replace(VALIDATION, classes=rust)}
+    with pytest.raises(ValueError, match=r"last\.pth has the classes \['background', 'crack'\], the data .*'rust'"):
+        run(tmp_path, tiny(), resume=True, **others)
+
+
 def test_a_log_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     here = RunDirectory(tmp_path)
     here.metrics.write_text('{"iteration": 1, "a": 1}\n{"iteration": 2, "a": 1}\n{"iteration": 3, "a": 1}\n{"iterat')
@@ -341,15 +351,24 @@ def test_out_of_memory_may_need_a_smaller_crop(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB; a limit on the size of files stands in for it where nothing can be mounted."""
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file system of 3 MB. Where none may be mounted, the third file to be synchronised finds no space left."""
     place = tmp_path / "small"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True).returncode == 0
-    if not mounted:
-        pytest.fail("this test mounts a small tmpfs; run it as root, or where user namespaces are allowed")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    if os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0:
+        yield place
+        subprocess.run(["umount", str(place)], check=True)
+        return
+    real, calls = os.fsync, iter(range(1000))
+
+    def fsync(file: int) -> None:
+        if next(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_full_disk_is_named_and_loses_nothing(small_disk: Path) -> None:

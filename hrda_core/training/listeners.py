@@ -51,7 +51,7 @@ class ProgressBar:
         if self.bar is None:
             label = self.label or self.stage
             # a resumed stage starts where it was, so that speed and time left are those of this process
-            self.bar = tqdm(total=total, initial=done - 1, desc=label, unit=unit, file=sys.stderr, mininterval=0.5)
+            self.bar = tqdm(total=total, initial=max(done - 1, 0), desc=label, unit=unit, file=sys.stderr, mininterval=0.5)
         self.bar.update(done - self.bar.n)
 
     def _close(self) -> None:

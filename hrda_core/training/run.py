@@ -261,6 +261,12 @@ class Run:
     def restore(self, path: Path) -> None:
         """Goes on from a checkpoint with `resume` state; later lines of metrics.jsonl are dropped."""
         checkpoint = load_checkpoint(path)
+        theirs, ours = ([c["name"] for c in checkpoint["classes"]], [c.name for c in self.data.classes])
+        if theirs != ours:
+            raise ValueError(
+                f"{path} has the classes {theirs}, the data {ours}: resume with the data that the run was started with, "
+                f"or start anew in another directory"
+            )
         state = checkpoint["resume"]
         self.learner.student.load_state_dict(checkpoint["student"])
         self.learner.teacher.model.load_state_dict(checkpoint["teacher"])
