@@ -47,10 +47,10 @@ PRESETS: dict[str, TrainConfig] = {
         # from the first iteration on (measured: adapted crack IoU 43 instead of 5)
         adaptation=AdaptationConfig(teacher_alpha=0.99, teacher_norm="batch", feature_distance_weight=0.0),
         optimisation=OptimisationConfig(
-            iterations=800, batch_size=4, learning_rate=4e-4, head_factor=5.0, warmup_iterations=40, dice_weight=1.0
+            iterations=600, batch_size=4, learning_rate=4e-4, head_factor=5.0, warmup_iterations=40, dice_weight=1.0
         ),
         inference=InferenceConfig(window_height=256, window_width=256, overlap=0.25),
-        schedule=ScheduleConfig(validate_every=400, checkpoint_every=400, preview_every=400, log_every=10, label_free_photos=8),
+        schedule=ScheduleConfig(validate_every=300, checkpoint_every=300, preview_every=300, log_every=10, label_free_photos=8),
     ),
     "standard": _STANDARD,
     "published-hrda": _PUBLISHED_HRDA,
