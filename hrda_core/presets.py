@@ -50,7 +50,7 @@ PRESETS: dict[str, TrainConfig] = {
             iterations=600, batch_size=4, learning_rate=4e-4, head_factor=5.0, warmup_iterations=40, dice_weight=1.0
         ),
         inference=InferenceConfig(window_height=256, window_width=256, overlap=0.25),
-        schedule=ScheduleConfig(validate_every=300, checkpoint_every=300, preview_every=300, log_every=10, label_free_photos=8),
+        schedule=ScheduleConfig(validate_every=200, checkpoint_every=200, preview_every=200, log_every=10, label_free_photos=8),
     ),
     "standard": _STANDARD,
     "published-hrda": _PUBLISHED_HRDA,

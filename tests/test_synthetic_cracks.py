@@ -113,7 +113,7 @@ def test_synthesize_writes_images_masks_and_classes(tmp_path):
     assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert json.loads((tmp_path / "classes.json").read_text()) == [
         {"name": "background", "color": [0, 0, 0], "value": 0},
-        {"name": "crack", "color": [220, 20, 60], "value": 255},
+        {"name": "crack", "color": [0, 212, 255], "value": 255},
     ]
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == [f"crack_{i:06d}.jpg" for i in range(3)]
     for index in range(3):

@@ -22,9 +22,10 @@ from hrda_core.data.pixel_operations import Array, as_float, blur, luminance, re
 from hrda_core.data.procedural_noise import fractal_noise
 from hrda_core.data.procedural_textures import SURFACES
 
+# cyan: overlays must stand out from asphalt, plaster and rust
 CLASSES = [
     {"name": "background", "color": [0, 0, 0], "value": 0},
-    {"name": "crack", "color": [220, 20, 60], "value": 255},
+    {"name": "crack", "color": [0, 212, 255], "value": 255},
 ]
 TEXTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 
