@@ -466,6 +466,12 @@ def test_data_that_do_not_suit_the_mode(mode: str, changes: dict[str, Any], said
     assert not (tmp_path / "run").exists()  # found out before anything is written
 
 
+def test_background_alone_is_nothing_to_find(tmp_path: Path) -> None:
+    lonely = Dataset(SOURCE.images, tuple(np.zeros((80, 96), np.uint8) for _ in range(4)), (BACKGROUND,))
+    with pytest.raises(ValueError, match=r"classes: 'background' alone leaves nothing to find"):
+        run(tmp_path / "run", tiny(mode="source-only"), source=lonely, target=None, validation=None)
+
+
 def test_targets_need_no_classes(tmp_path: Path) -> None:
     result = run(tmp_path, tiny({"optimisation": {"iterations": 3}}), target=replace(PHOTOS, classes=()))
     assert result.last.is_file()
@@ -488,7 +494,9 @@ def test_a_crop_that_does_not_suit_the_encoder(
         run(tmp_path, config)
 
 
-@pytest.mark.parametrize(("device", "said"), [("cuda:99", "device='cuda:99'"), ("tpu9", "device='tpu9'")])
+@pytest.mark.parametrize(
+    ("device", "said"), [("cuda:99", "device='cuda:99'"), ("tpu9", "device='tpu9'"), ("meta", "device='meta'")]
+)
 def test_a_device_that_is_not_there(device: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
         run(tmp_path, tiny({"device": device}))

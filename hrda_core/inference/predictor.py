@@ -161,6 +161,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device={name!r}: use 'auto', 'cpu', 'cuda' or 'cuda:1'") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={name!r}: only CPUs and CUDA GPUs are supported; use 'auto', 'cpu', 'cuda' or 'cuda:1'")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use 'auto' or 'cpu'")
     return device
