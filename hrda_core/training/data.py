@@ -50,9 +50,7 @@ def prepare(
     labelled, photos, labelled_target = roles(config.mode, source, target)
     validation = same_classes(validation, labelled)
     if labelled.has_background and len(labelled.classes) == 1:
-        raise ValueError(
-            f"classes: {labelled.classes[0].name!r} alone leaves nothing to find; give classes.json one more"
-        )
+        raise ValueError(f"classes: {labelled.classes[0].name!r} alone leaves nothing to find; give classes.json one more")
     if validation is not None and len(validation.labelled()) == 0:
         raise ValueError(NO_LABELS)
     if config.data.check:
