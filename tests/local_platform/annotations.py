@@ -75,6 +75,7 @@ def bulk_add(call: Call) -> dict[str, Any]:
         for figure in figures:
             store.figures.add(**figure)
         store.images.change(image, tags=tags, description=annotation.get("description") or image["description"])
+        store.touch(image)
     return {"success": True}
 
 
@@ -99,6 +100,7 @@ def bulk_copy(call: Call) -> dict[str, Any]:
             copied = {key: value for key, value in figure.items() if key != "id"}
             store.figures.add(**{**copied, **place, "imageId": target["id"], "classId": classes[titles[figure["classId"]]]})
         store.images.change(target, tags=_image_tags(store, target, image_tags(store, source)))
+        store.touch(target)
     return {"success": True}
 
 

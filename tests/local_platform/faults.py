@@ -143,10 +143,12 @@ class FaultInjector:
         await asyncio.sleep(fault.delay)
         if fault.reset:
             self.connections.reset(scope["client"])
+            await receive()  # the news that the client is gone; uvicorn would complain of a missing answer before
         elif fault.status is not None:
             await _refuse(fault, send)
         elif fault.truncate:
             await self._cut_short(scope, _replay(messages, receive))
+            await receive()
         else:
             await self.app(scope, _replay(messages, receive), send)
 

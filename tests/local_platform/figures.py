@@ -126,6 +126,7 @@ def add_figures(call: Call) -> list[dict[str, int]]:
     for label in call["figures"]:
         image_id = label.get("entityId") or call.get("entityId")
         rows.append(new_figure(store, store.images.get(image_id), label))
+    _touch(store, rows)
     return [{"id": store.figures.add(**row)["id"]} for row in rows]
 
 
@@ -137,12 +138,20 @@ def edit_figure(call: Call) -> dict[str, Any]:
     if "tags" in call.body:
         changes["tags"] = _tags(call.store, meta["tags"], call.body["tags"])
     call.store.figures.change(figure, geometry=geometry, **_extent(figure["geometryType"], geometry), **changes)
+    _touch(call.store, [figure])
     return figure_json(call, figure, integer_coordinates=False)
 
 
 def remove_figures(call: Call) -> dict[str, Any]:
-    call.store.figures.remove([call.store.figures.get(figure_id) for figure_id in call["figureIds"]])
+    figures = [call.store.figures.get(figure_id) for figure_id in call["figureIds"]]
+    call.store.figures.remove(figures)
+    _touch(call.store, figures)
     return {"success": True}
+
+
+def _touch(store: Store, figures: list[dict[str, Any]]) -> None:
+    for image_id in {figure["imageId"] for figure in figures}:
+        store.touch(store.images.get(image_id))
 
 
 def upload_geometries(call: Call) -> dict[str, Any]:
@@ -154,6 +163,7 @@ def upload_geometries(call: Call) -> dict[str, Any]:
         elif name == "geometry" and figure is not None and isinstance(part, UploadFile):
             geometry = {"bitmap": json.loads(part.file.read())}
             call.store.figures.change(figure, geometry=geometry, **_extent(figure["geometryType"], geometry))
+            _touch(call.store, [figure])
     return {"success": True}
 
 
@@ -175,12 +185,14 @@ def _add_tag(store: Store, figure_id: int, tag_id: int, value: Any) -> dict[str,
     figure = store.figures.get(figure_id)
     tag = new_tag(store, tag_id, value)
     store.figures.change(figure, tags=[*figure["tags"], tag])
+    _touch(store, [figure])
     return tag
 
 
 def remove_tag(call: Call) -> dict[str, Any]:
     figure = call.store.figures.get(call["figureId"])
     call.store.figures.change(figure, tags=[tag for tag in figure["tags"] if tag["id"] != call["id"]])
+    _touch(call.store, [figure])
     return {"success": True}
 
 

@@ -133,7 +133,7 @@ def _add_image(call: Call, dataset: Row, item: dict[str, Any]) -> Row:
         blob_hash = store.save_blob(io.BytesIO(_fetch(call, link)))
     if not blob_hash or not store.has_blob(blob_hash):
         raise Refusal(400, f"the content of {item['title']!r} was not uploaded (hash {blob_hash})")
-    return store.images.add(
+    image = store.images.add(
         name=item["title"],
         link=link,
         hash=blob_hash,
@@ -146,6 +146,8 @@ def _add_image(call: Call, dataset: Row, item: dict[str, Any]) -> Row:
         createdBy=1,
         **_measure(store, blob_hash),
     )
+    store.touch(image)
+    return image
 
 
 def _fetch(call: Call, link: str) -> bytes:
@@ -180,6 +182,9 @@ def remove_images(store: Store, images: Iterable[Row]) -> None:
     for image in images:
         store.figures.remove(store.figures.of(image["id"]))
     store.images.remove(images)
+    for dataset_id in {image["datasetId"] for image in images}:
+        dataset = store.datasets.change(store.datasets.get(dataset_id))
+        store.projects.change(store.projects.get(dataset["projectId"]))
 
 
 def bulk_remove_images(call: Call) -> dict[str, Any]:
@@ -223,18 +228,21 @@ def _add_tag(store: Store, image: Row, tag_id: int, value: Any) -> dict[str, Any
         raise Refusal(400, f"the tag {tag_id} is not one of project {image['projectId']}")
     tag = new_tag(store, tag_id, value)
     store.images.change(image, tags=[*image["tags"], tag])
+    store.touch(image)
     return tag
 
 
 def remove_tag_from_image(call: Call) -> dict[str, Any]:
     image = call.store.images.get(call["imageId"])
     call.store.images.change(image, tags=[tag for tag in image["tags"] if tag["id"] != call["id"]])
+    call.store.touch(image)
     return {"success": True}
 
 
 def remove_tags_from_images(call: Call) -> dict[str, Any]:
     for image in [call.store.images.get(image_id) for image_id in call["ids"]]:
         call.store.images.change(image, tags=[tag for tag in image["tags"] if tag["tagId"] not in call["tagIds"]])
+        call.store.touch(image)
     return {"success": True}
 
 

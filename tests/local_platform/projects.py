@@ -17,6 +17,7 @@ SETTINGS: dict[str, Any] = {"groupImages": False, "groupImagesByTagId": None, "g
 
 def project_json(call: Call, project: Row) -> dict[str, Any]:
     store = call.store
+    version = store.versions.find(project["versionId"])
     datasets = store.datasets.of(project["id"])
     images = [image for dataset in datasets for image in store.images.of(dataset["id"])]
     shown = {key: value for key, value in project.items() if key != "meta"}
@@ -32,7 +33,7 @@ def project_json(call: Call, project: Row) -> dict[str, Any]:
         "referenceImageUrl": image_url(call, images[0]) if images else f"{call.platform.address}/image-storage/none",
         "backupArchive": {},
         "importSettings": {},
-        "version": {"id": project["versionId"], "version": 1} if project["versionId"] else None,
+        "version": {"id": version["id"], "version": version["version"]} if version else None,
         "embeddingsEnabled": False,
     }
 
@@ -188,29 +189,35 @@ def project_stats(call: Call) -> dict[str, Any]:
 
 
 def reserve_version(call: Call) -> dict[str, Any]:
-    project = call.store.projects.get(call["projectId"])
-    version = call.store.versions.add(
+    store = call.store
+    project = store.projects.get(call["projectId"])
+    last = store.versions.find(project["versionId"])
+    if last and last["projectUpdatedAt"] == project["updatedAt"]:
+        known = {"id": last["id"], "version": last["version"]}
+        raise Refusal(400, "the project did not change since its last version", useExistingVersion=True, version=known)
+    version = store.versions.add(
         projectId=project["id"],
+        teamId=store.workspaces.get(project["workspaceId"])["teamId"],
         commitToken=uuid.uuid4().hex,
-        version=call.store.versions.count(project["id"]) + 1,
+        version=store.versions.count(project["id"]) + 1,
         status="reserved",
         createdBy=1,
+        teamFileId=None,
+        projectUpdatedAt=None,
+        name=None,
+        description=None,
+        previewProjectId=None,
     )
     return {"id": version["id"], "commitToken": version["commitToken"]}
 
 
 def commit_version(call: Call) -> dict[str, Any]:
+    store = call.store
     version = _reserved(call)
-    call.store.files.get(call["teamFileId"])
-    call.store.versions.change(
-        version,
-        status="committed",
-        teamFileId=call["teamFileId"],
-        projectUpdatedAt=call.get("projectUpdatedAt"),
-        name=call.get("title"),
-        description=call.get("description"),
-    )
-    call.store.projects.change(call.store.projects.get(version["projectId"]), versionId=version["id"])
+    values = {"teamFileId": store.files.get(call["teamFileId"])["id"], "projectUpdatedAt": call.get("projectUpdatedAt")}
+    store.versions.change(version, status="committed", name=call.get("title"), description=call.get("description"), **values)
+    project = store.projects.get(version["projectId"])
+    store.projects.change(project, versionId=version["id"], updatedAt=project["updatedAt"])  # a version is no change
     return {"success": True}
 
 

@@ -83,6 +83,7 @@ class LocalPlatform:
             if project_id is not None:
                 workspace_id = self.store.projects.get(project_id)["workspaceId"]
             team_id = self.store.workspaces.get(workspace_id)["teamId"]
+            name = self.store.tasks.get(task_id)["meta"]["name"] if task_id is not None else "local app"
         data = self.store.directory / "apps" / str(task_id or "no_task")
         data.mkdir(parents=True, exist_ok=True)
         variables = {
@@ -92,6 +93,7 @@ class LocalPlatform:
             "SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK": "true",
             "TEAM_ID": str(team_id),
             "WORKSPACE_ID": str(workspace_id),
+            "APP_NAME": name,
             "USER_ID": "1",
             "USER_LOGIN": "admin",
             "SLY_APP_DATA_DIR": str(data),

@@ -41,6 +41,19 @@ def add_routes(app: FastAPI, platform: LocalPlatform) -> None:
         upright.save(target, kind)
         return Response(target.getvalue(), media_type=f"image/{kind}")
 
+    @app.get("/storage-resources/{kind}/{source}/{entity_id}")
+    def resource(kind: str, source: str, entity_id: int) -> Response:
+        """The relative addresses of the SDK's `get_storage_url`; a project or data set shows its first image."""
+        with platform.store.lock:
+            if kind == "file-storage":
+                return team_file(entity_id, "")
+            images = platform.store.images.all()
+            column = {"dataset-entities": "id", "dataset": "datasetId", "project": "projectId"}.get(kind, "id")
+            found = [image for image in images if image[column] == entity_id]
+        if not found:
+            return Response("no such image", 404)
+        return preview("resize:fit:300:0:0", str(found[0]["id"])) if source == "preview" else original(str(found[0]["id"]))
+
     @app.get("/file-storage/{file_id}/{name:path}")
     def team_file(file_id: int, name: str) -> Response:
         with platform.store.lock:

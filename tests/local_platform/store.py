@@ -124,6 +124,12 @@ class Store:
     def next_id(self) -> int:
         return next(self._ids)
 
+    def touch(self, image: Row) -> None:
+        """Note that an image's labels changed, up to its project; the SDK's caches compare these times."""
+        self.images.change(image)
+        self.datasets.change(self.datasets.get(image["datasetId"]))
+        self.projects.change(self.projects.get(image["projectId"]))
+
     def changed(self, name: str, row_id: int, row: Row | None) -> None:
         self._pending[name, row_id] = row
 
