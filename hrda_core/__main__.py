@@ -23,8 +23,10 @@ from hrda_core.inference.folder import predict_folder
 from hrda_core.inference.predictor import Predictor
 from hrda_core.inference.tiling import BLENDINGS
 from hrda_core.presets import PRESETS, preset
-from hrda_core.training.listeners import ProgressBar
+from hrda_core.training.events import Listener, broadcast
+from hrda_core.training.listeners import EventFile, ProgressBar
 from hrda_core.training.loop import train
+from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.run_report import write_run_report
 from hrda_core.training.stopping import stop_on_signals
 from hrda_core.training.validation import evaluate
@@ -85,13 +87,16 @@ def _train(options: argparse.Namespace) -> None:
     source, target, validation = (
         _datasets(folders) for folders in (config.data.source, config.data.target, config.data.validation)
     )
+    listeners: list[Listener] = [ProgressBar()]
+    if options.events:
+        listeners.append(EventFile(Path(options.events), RunDirectory(directory)))
     with stop_on_signals() as stop:
         result = train(
             config,
             source,
             target,
             validation,
-            ProgressBar(),
+            broadcast(*listeners),
             directory=directory,
             resume=options.resume,
             overwrite=options.overwrite,
@@ -226,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="optimisation.iterations=300")
     command.add_argument("--resume", action="store_true", help="go on from checkpoints/last.pth")
     command.add_argument("--overwrite", action="store_true", help="start anew where an earlier run lies in the directory")
+    command.add_argument("--events", metavar="FILE", help="append every event as a line of JSON, for a program that follows")
     command.set_defaults(run=_train)
 
     command = commands.add_parser("evaluate", help="figures of a checkpoint on a labelled folder, as JSON")

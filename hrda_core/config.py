@@ -24,6 +24,7 @@ class ModelConfig:
     encoder: str = "pvt_v2_b2"  # mit_b0 to mit_b5, or a timm model; MiT's ImageNet weights are non-commercial, PVTv2's Apache-2.0
     pretrained: bool = True  # ImageNet weights through the Hugging Face hub ...
     pretrained_file: str = ""  # ... or from this local file
+    start_from: str = ""  # instead, a whole network: a checkpoint of this project or a published HRDA, DAFormer or MIC one
     head_channels: int = 256  # width of both heads
     dropout: float = 0.1  # channel dropout before the classifiers
     drop_path_rate: float = 0.1  # stochastic depth of the encoder's last block

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from tiny_runs import TINY, write_folder
+from tiny_runs import TINY, tiny, write_folder
 
 from hrda_core.__main__ import main
 from hrda_core.config import TrainConfig
@@ -265,3 +265,32 @@ def test_predict_without_photos(trained: Path, tmp_path: Path, capsys: pytest.Ca
 def test_demo_needs_source_and_target_together(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "TARGET is missing" in error_of(["demo", str(tmp_path), f"--source={data / 'source'}"], capsys)
     assert "SOURCE is missing" in error_of(["demo", str(tmp_path), f"--target={data / 'target'}"], capsys)
+
+
+def test_train_appends_events_for_a_program_that_follows(tmp_path: Path) -> None:
+    source, target = write_folder(tmp_path / "source", 3, 1), write_folder(tmp_path / "target", 2, 2, masks=False)
+    (tmp_path / "config.yaml").write_text(tiny({"baseline": True}).to_yaml())
+    run, events = tmp_path / "run", tmp_path / "events.jsonl"
+    options = ["--config", str(tmp_path / "config.yaml"), "--source", str(source), "--target", str(target)]
+    assert main(["train", str(run), *options, "--events", str(events)]) == 0
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [event["name"] for event in told if event["event"] == "Stage"] == ["checking data", "source-only baseline", "adapt"]
+    assert [event["total"] for event in told if event["event"] == "Progress" and event["iteration"] == 6] == [6, 6]
+    assert {"iteration", "time", "values"} < told[[event["event"] for event in told].index("Metrics")].keys()
+    previews = [Path(path) for event in told if event["event"] == "Preview" for path in event["pictures"].values()]
+    assert previews and all(path.is_file() for path in previews)
+    assert {path.parents[1] for path in previews} == {run, run / "baseline"}
+    assert any(event["event"] == "CheckpointSaved" and event["best"] for event in told)
+    assert told[-1]["event"] == "Finished"
+
+
+def test_a_failure_is_the_last_event(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", 2, 1)
+    config = tiny(mode="source-only").changed(["optimisation.learning_rate=1e30", "schedule.log_every=1"])
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    events = tmp_path / "events.jsonl"
+    options = ["--config", str(tmp_path / "config.yaml"), "--source", str(source), "--events", str(events)]
+    assert main(["train", str(tmp_path / "run"), *options]) == 1
+    last = json.loads(events.read_text().splitlines()[-1])
+    assert last["event"] == "Failed"
+    assert "loss/source became nan at iteration 2: lower optimisation.learning_rate" in last["reason"]

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+BASELINE = "source-only baseline"  # the name of that stage
+
 
 @dataclass(frozen=True)
 class Event:
@@ -19,7 +21,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Stage(Event):
-    """A part of the run begins: "checking data", "source-only baseline", or the mode. Later events belong to it."""
+    """A part of the run begins: "checking data", BASELINE, or the mode. Later events belong to it."""
 
     name: str
 

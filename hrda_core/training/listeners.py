@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,20 @@ from tqdm import tqdm
 
 from hrda_core.data.samples import ClassInfo
 from hrda_core.evaluation.pictures import confidence_map, overlay, shrink
-from hrda_core.training.events import Event, Failed, Finished, Metrics, Notice, Preparation, Preview, Progress, Stage
+from hrda_core.training.events import (
+    BASELINE,
+    CheckpointSaved,
+    Event,
+    Failed,
+    Finished,
+    Metrics,
+    Notice,
+    Preparation,
+    Preview,
+    Progress,
+    Stage,
+)
+from hrda_core.training.run_directory import RunDirectory
 
 PREVIEW_SIDE = 512
 
@@ -72,6 +87,40 @@ class JsonLines:
                 file.write(json.dumps({"iteration": event.iteration, **event.values}) + "\n")
 
 
+class EventFile:
+    """Every event as one line of JSON, for another process that follows the run; Progress at most twice a second.
+
+    A line is {"event": kind, "iteration", "time", and the event's own fields}; a Preview holds the names of its pictures
+    and, by name, the files that PreviewFiles made of them.
+    """
+
+    def __init__(self, path: Path, here: RunDirectory) -> None:
+        self.path, self.here = path, here
+        self.previews = here.previews
+        self.told = -math.inf
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, (Progress, Preparation)):
+            # the last one always, since nothing would tell the end otherwise
+            last = event.total == (event.iteration if isinstance(event, Progress) else event.done)
+            if event.time - self.told < 0.5 and not last:
+                return
+            self.told = event.time
+        if isinstance(event, Stage):
+            run = RunDirectory(self.here.baseline) if event.name == BASELINE else self.here
+            self.previews = run.previews
+        fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+        if isinstance(event, Preview):
+            names = [name for name, *_ in event.pictures]
+            fields["pictures"] = {name: str(preview_path(self.previews, name, event.iteration)) for name in names}
+        elif isinstance(event, CheckpointSaved):
+            fields["path"] = str(event.path)
+        elif isinstance(event, Metrics):
+            fields["values"] = dict(event.values)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": type(event).__name__, **fields}) + "\n")
+
+
 class TensorBoard:
     """Scalars and preview overlays as TensorBoard events; what an earlier part of the run told after `since` is dropped."""
 
@@ -119,5 +168,9 @@ class PreviewFiles:
                 confidence_map(confidence),
             )
             row = cv2.hconcat([shrink(picture, PREVIEW_SIDE) for picture in pictures])
-            path = self.directory / f"{Path(name).stem}_{event.iteration:06d}.jpg"
+            path = preview_path(self.directory, name, event.iteration)
             cv2.imwrite(str(path), cv2.cvtColor(row, cv2.COLOR_RGB2BGR))
+
+
+def preview_path(directory: Path, name: str, iteration: int) -> Path:
+    return directory / f"{Path(name).stem}_{iteration:06d}.jpg"

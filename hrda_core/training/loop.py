@@ -8,7 +8,7 @@ from pathlib import Path
 from hrda_core.config import TrainConfig
 from hrda_core.data.samples import Dataset
 from hrda_core.training.data import RunData, prepare
-from hrda_core.training.events import Event, Failed, Finished, Listener, Stage, broadcast
+from hrda_core.training.events import BASELINE, Event, Failed, Finished, Listener, Stage, broadcast
 from hrda_core.training.run import End, Run
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.safety import telling_a_full_disk
@@ -108,7 +108,7 @@ def _run_baseline(data: RunData, here: RunDirectory, tell: Listener, stop: StopR
     """Source-only, as long as the run itself, in a directory of its own; keeps its state at the end of the warm-up."""
     config = replace(data.config, mode="source-only", baseline=False)
     alone = replace(data, config=config, training=replace(data.training, target=None, labelled_target=None))
-    tell(Stage(0, name="source-only baseline"))
+    tell(Stage(0, name=BASELINE))
     with here:
         here.prepare(config, resume=True, overwrite=False)
         run = Run(alone, here, tell, stop, keep_state_at=config.adaptation.source_warmup)

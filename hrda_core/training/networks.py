@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hrda_core.adaptation.feature_distance import FeatureDistance
@@ -12,6 +12,7 @@ from hrda_core.data.samples import ClassInfo
 from hrda_core.inference.predictor import Preprocessing
 from hrda_core.models.build import build_model
 from hrda_core.models.hrda import HRDA
+from hrda_core.training.start_from import load_start
 
 
 def model_options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
@@ -31,19 +32,27 @@ def model_options(config: TrainConfig, num_classes: int) -> dict[str, Any]:
     }
 
 
-def build_student(config: TrainConfig, num_classes: int) -> HRDA:
-    """The network with its pretrained encoder, checked against the training crop.
+def build_student(config: TrainConfig, class_names: Sequence[str], tell: Callable[[str], None] | None = None) -> HRDA:
+    """The network with its pretrained encoder or its start weights, checked against the training crop.
+
+    Args:
+        tell: hears what of a network that the run starts from is not used.
 
     Raises:
         ValueError: the crop does not suit the encoder, or the weights do not fit.
     """
-    pretrained: bool | str = config.model.pretrained_file or config.model.pretrained
-    options = model_options(config, num_classes)
+    start = config.model.start_from
+    pretrained: bool | str = not start and (config.model.pretrained_file or config.model.pretrained)
+    options = model_options(config, len(class_names))
     detail_size = options.pop("detail_size")
     model = build_model(**options, pretrained=pretrained)
     _check_crop(model, config.model, config.data)  # before the detail's size, which it implies, is set
     model.detail_size = detail_size
-    if config.model.freeze_encoder_norms and pretrained:
+    if start:
+        notice = load_start(model, options, class_names, start)
+        if notice and tell is not None:
+            tell(notice)
+    if config.model.freeze_encoder_norms and (pretrained or start):
         model.encoder.freeze_norms()
     return model
 
@@ -56,7 +65,7 @@ def build_feature_distance(
     wanted = set(rule.feature_distance_classes)
     first = 1 if background else 0
     counting = [i for i, c in enumerate(classes) if (c.name in wanted if wanted else i >= first)]
-    pretrained = config.model.pretrained or config.model.pretrained_file
+    pretrained = config.model.pretrained or config.model.pretrained_file or config.model.start_from
     adapting = config.mode in ("adapt", "semi-supervised")
     if not (rule.feature_distance_weight and pretrained and counting and adapting and student.encoder.last_feature_is_pretrained):
         return None

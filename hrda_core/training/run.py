@@ -49,7 +49,7 @@ class Run:
         self.data, self.here, self.config = data, here, data.config
         self.stop, self.keep_state_at = stop, keep_state_at
         self.device = choose_device(self.config.device)
-        self.learner = self._learner()
+        self.learner = self._learner(tell)
         self.optimizer = build_optimizer(self.learner.student, self.config.optimisation)
         self.preprocessing = networks.preprocessing_of(self.config, self.learner.student)
         self.evaluator = Evaluator(
@@ -71,10 +71,11 @@ class Run:
         self.early_stop = EarlyStop(self.config.schedule.early_stop)
         self.budget = TimeBudget(self.config.schedule.time_budget)
 
-    def _learner(self) -> Learner:
+    def _learner(self, tell: Listener) -> Learner:
         config = self.config
         torch.manual_seed(config.seed)
-        student = networks.build_student(config, len(self.data.classes))
+        names = [c.name for c in self.data.classes]
+        student = networks.build_student(config, names, lambda text: tell(Notice(0, text=text)))
         distance = networks.build_feature_distance(config, student, self.data.classes, self.data.has_background)
         student = student.to(self.device).train()
         # without a target no batch passes the teacher, whose norms then must follow the student's

@@ -11,6 +11,8 @@ from filelock import FileLock, Timeout
 
 from hrda_core.config import TrainConfig
 
+STARTS = ("model.pretrained", "model.pretrained_file", "model.start_from")  # a resumed run has weights of its own
+
 
 class RunDirectory:
     """Paths of a run. `with` holds its lock, which the system releases even when the process is killed."""
@@ -96,7 +98,7 @@ class RunDirectory:
         fixed = {"mode": (before["mode"], now["mode"])}
         fixed |= {f"model.{name}": (value, now["model"][name]) for name, value in before["model"].items()}
         for name, (old, new) in fixed.items():
-            if old != new and name not in ("model.pretrained", "model.pretrained_file"):
+            if old != new and name not in STARTS:
                 raise ValueError(
                     f"{name}={new!r}: the run in {self.path} was started with {old!r}; resume with that, "
                     f"or start anew in another directory"
