@@ -22,6 +22,7 @@ from . import (
     figures,
     files,
     images,
+    project_stats,
     projects,
     proxy,
     storage,
@@ -32,7 +33,8 @@ from .call import Call, Method, Refusal
 if TYPE_CHECKING:
     from .server import LocalPlatform
 
-AREAS = (accounts, annotations, datasets, ecosystem, entities_collections, figures, files, images, projects, proxy, tasks)
+AREAS = [accounts, annotations, datasets, ecosystem, entities_collections, figures, files, images, projects, proxy, tasks]
+AREAS += [project_stats]
 METHODS: dict[str, Method] = {name: method for area in AREAS for name, method in area.METHODS.items()}
 NO_LIMIT = 1 << 30  # Starlette's own limits are below what the SDK sends
 

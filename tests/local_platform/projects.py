@@ -1,9 +1,9 @@
-"""Projects: their classes and tags, settings, statistics and versions."""
+"""Projects: their classes and tags, settings and versions."""
 
 from __future__ import annotations
 
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any
 
 from .call import Call, Method, Refusal
@@ -157,37 +157,6 @@ def _dated(project: Row) -> dict[str, str]:
     return {"createdAt": project["createdAt"], "updatedAt": project["updatedAt"]}
 
 
-def project_stats(call: Call) -> dict[str, Any]:
-    """Counts by class and by data set, in the shape of `projects.stats`."""
-    store = call.store
-    project = store.projects.get(call["id"])
-    datasets = project_datasets(store, project["id"])
-    images = dataset_images(store, datasets)
-    figures = [figure for image in images for figure in store.figures.of(image["id"])]
-    objects = Counter(figure["classId"] for figure in figures)
-    marked: dict[int, set[int]] = defaultdict(set)
-    for figure in figures:
-        marked[figure["classId"]].add(figure["imageId"])
-    labelled = {figure["imageId"] for figure in figures}
-    by_dataset = [{"id": d["id"], "name": d["name"], "imagesCount": store.images.count(d["id"])} for d in datasets]
-    return {
-        "images": {
-            "total": {
-                "imagesInDataset": len(images),
-                "imagesMarked": len(labelled),
-                "imagesNotMarked": len(images) - len(labelled),
-            },
-            "datasets": by_dataset,
-            "objectClasses": [{"objectClass": item, "total": len(marked[item["id"]])} for item in project["meta"]["classes"]],
-        },
-        "objects": {
-            "total": {"objectsInDataset": len(figures)},
-            "items": [{"objectClass": item, "total": objects[item["id"]]} for item in project["meta"]["classes"]],
-        },
-        "datasets": {"items": by_dataset},
-    }
-
-
 def reserve_version(call: Call) -> dict[str, Any]:
     store = call.store
     project = store.projects.get(call["projectId"])
@@ -246,7 +215,6 @@ METHODS: dict[str, Method] = {
     "projects.classes.remove": remove_class,
     "projects.tags.remove": remove_tag,
     "projects.settings.update": update_settings,
-    "projects.stats": project_stats,
     "projects.versions.list": lambda call: page(call, call.store.versions.of(call["projectId"])),
     "projects.versions.reserve": reserve_version,
     "projects.versions.commit": commit_version,
