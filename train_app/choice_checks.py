@@ -121,6 +121,12 @@ def _shapes(metas: Iterable[sly.ProjectMeta]) -> dict[str, set[str]]:
 
 def _formats(roles: Roles) -> Iterable[str]:
     images = [image for role in ROLES for image in roles.images[role]]
+    unknown = [image for image in images if image.id in roles.masked and not (image.width and image.height)]
+    if unknown:
+        yield (
+            f"{len(unknown)} labelled images have no size on the platform, among them {unknown[0].place}; "
+            f"check that their links can be reached, or upload the images themselves"
+        )
     strange = [image for image in images if image.mime and image.mime.lower() not in READABLE]
     if strange:
         kinds = ", ".join(f"{mime} ({count})" for mime, count in Counter(str(image.mime) for image in strange).items())

@@ -96,7 +96,7 @@ def _fetch_one(connection: Connection, cache: Cache, image: ListedImage) -> None
 
 def _gone(image: ListedImage) -> UserError:
     return UserError(
-        f"{image.place} is not on the platform any more; upload it again or delete it from the dataset, and start again"
+        f"{image.place} is not on the platform any more; upload it again, or delete it from the dataset, and start again"
     )
 
 

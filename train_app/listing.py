@@ -13,10 +13,11 @@ from train_app.choices import ROLES, DataChoice, ProjectChoice
 from train_app.connection import Connection, Gone
 
 Progress = Callable[[str, int, int], None]
+RECOUNT_WAIT = 1.0  # seconds until a list is compared with the count again
 FIGURE_FIELDS = ["id", "updatedAt", "createdAt", "imageId", "classId", "datasetId", "geometryType", "priority"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedObject:
     """An object of an image, without its geometry. version changes with every edit."""
 
@@ -26,7 +27,7 @@ class ListedObject:
     version: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedImage:
     """An image. hash: sha256 of the file in base64, None where the platform keeps a link only. size: of the file, in bytes.
     dataset_path: names from the outermost dataset, "parent/child"."""
@@ -162,7 +163,7 @@ class _Project:
         counts: tuple[int, int | None] = (0, None)
         for attempt in range(3):  # somebody may be uploading
             if attempt:
-                self._connection.pause(1.0)
+                self._connection.pause(RECOUNT_WAIT)
             try:
                 infos = self._connection.ask(what, lambda api: api.image.get_list(dataset_id))
                 if attempt:
@@ -171,13 +172,19 @@ class _Project:
                 self._listing.problems.append(f"{what} are gone; reload the list of datasets and choose again")
                 return []
             counts = len(infos), dataset.images_count
-            if counts[1] is None or counts[0] == counts[1]:
+            # the documentation does not say whether the count includes the datasets inside
+            if counts[1] is None or counts[1] in (counts[0], counts[0] + self._images_inside(dataset_id, counts)):
                 return [self._image(info, path) for info in infos]
         self._listing.problems.append(
             f"dataset {path!r} of project {self._name!r}: the platform counts {counts[1]} images and lists {counts[0]}; "
             f"wait until uploads have ended, and start again"
         )
         return []
+
+    def _images_inside(self, dataset_id: int, counts: tuple[int, int | None]) -> int:
+        if counts[0] == counts[1]:
+            return 0
+        return sum(len(self._listed(d)) for d in self._datasets if d != dataset_id and dataset_id in self._ancestors(d))
 
     def _image(self, info: sly.ImageInfo, path: str) -> ListedImage:
         return ListedImage(
