@@ -119,11 +119,11 @@ def _add_test_routes(app: FastAPI, platform: LocalPlatform) -> None:
         return platform.errors
 
     @app.get("/local/tasks/{task_id}")
-    async def task(task_id: int) -> dict[str, Any]:
+    def task(task_id: int) -> dict[str, Any]:
         return platform.task(task_id)
 
     @app.post("/local/tasks")
-    async def start_task(options: dict[str, Any]) -> dict[str, Any]:
+    def start_task(options: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `start_task`; answers with the task's id and environment."""
         task_id = platform.start_task(**options)
         return {"id": task_id, "environment": platform.environment(task_id=task_id), "url": platform.session_url(task_id)}

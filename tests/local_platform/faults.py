@@ -90,7 +90,7 @@ class Connections(dict[tuple[str, int], asyncio.Transport]):
     def reset(self, client: tuple[str, int]) -> None:
         """Close without an answer: the client sees `connection reset by peer`."""
         transport = self.pop(client, None)
-        if transport is not None:
+        if transport is not None and not transport.is_closing():  # a WebSocket's is not taken out when it closes
             linger_not = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_not)
             transport.abort()

@@ -108,6 +108,8 @@ def _floored(value: Any) -> Any:
 
 def list_figures(call: Call) -> dict[str, Any]:
     store = call.store
+    if call.get("filters"):
+        raise Refusal(501, "figures.list: `filters` (by tags, annotator and so on) are not implemented, `filter` is")
     images = store.images.of(store.datasets.get(call["datasetId"])["id"])
     rows = [{**figure, "entityId": image["id"]} for image in images for figure in store.figures.of(image["id"])]
     fields = call.get("fields")

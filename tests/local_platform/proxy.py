@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import websockets
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from .call import Call, Method, Refusal
@@ -22,7 +23,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", 
 
 async def request_direct(call: Call) -> Response:
     """Hand a command to an app, with the address and token of this platform, as the platform's own requests carry them."""
-    address = _address(call.platform, int(call["taskId"]))
+    address = await run_in_threadpool(_address_of, call.platform, int(call["taskId"]))
     context = {**call.get("context", {}), "apiToken": call.platform.token}
     body = {
         "command": call["command"],
@@ -38,7 +39,8 @@ async def request_direct(call: Call) -> Response:
     return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
 
 
-def _address(platform: LocalPlatform, task_id: int) -> str:
+def _address_of(platform: LocalPlatform, task_id: int) -> str:
+    """Where the app of a task listens. It waits for the store, so it is not for the event loop."""
     with platform.store.lock:
         task = platform.store.tasks.get(task_id)
         if not task["appUrl"]:
@@ -46,11 +48,11 @@ def _address(platform: LocalPlatform, task_id: int) -> str:
         return str(task["appUrl"]).rstrip("/")
 
 
-def _task_of(platform: LocalPlatform, token: str) -> int:
+def _address_behind(platform: LocalPlatform, session_token: str) -> str:
     with platform.store.lock:
         for task in platform.store.tasks.all():
-            if task["meta"]["sessionToken"] == token:
-                return int(task["id"])
+            if task["meta"]["sessionToken"] == session_token:
+                return _address_of(platform, task["id"])
     raise Refusal(404, "no task has this session token")
 
 
@@ -58,7 +60,7 @@ def add_routes(app: FastAPI, platform: LocalPlatform) -> None:
     @app.api_route("/net/{token}/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"])
     async def forward(token: str, path: str, request: Request) -> Response:
         try:
-            address = _address(platform, _task_of(platform, token))
+            address = await run_in_threadpool(_address_behind, platform, token)
             onward = platform.client.build_request(
                 request.method,
                 f"{address}/{path}",
@@ -87,8 +89,8 @@ def add_routes(app: FastAPI, platform: LocalPlatform) -> None:
     @app.websocket("/net/{token}/{path:path}")
     async def forward_socket(token: str, path: str, browser: WebSocket) -> None:
         try:
-            address = _address(platform, _task_of(platform, token)).replace("http", "ws", 1)
-            socket = await websockets.connect(f"{address}/{path}", max_size=None)
+            address = await run_in_threadpool(_address_behind, platform, token)
+            socket = await websockets.connect(f"{address.replace('http', 'ws', 1)}/{path}", max_size=None)
         except (Refusal, OSError, websockets.WebSocketException):
             await browser.close(code=1011)
             return
@@ -112,7 +114,7 @@ def add_routes(app: FastAPI, platform: LocalPlatform) -> None:
             with contextlib.suppress(asyncio.CancelledError, WebSocketDisconnect, websockets.WebSocketException, RuntimeError):
                 await pump
         await socket.close()
-        with contextlib.suppress(RuntimeError):  # the browser may be gone already
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the browser may be gone already
             await browser.close()
 
 

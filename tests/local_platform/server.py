@@ -19,7 +19,7 @@ import uvicorn
 from . import ecosystem
 from .application import build
 from .faults import Connections, FaultInjector, Faults
-from .store import Row, Store
+from .store import Row, Store, now
 from .tasks import new_task
 
 TOKEN = "local-platform-token"
@@ -124,6 +124,12 @@ class LocalPlatform:
             self.store.commit()
             return task_id
 
+    def end_task(self, task_id: int, status: str = "finished") -> None:
+        """What the agent reports when the process of an app is gone."""
+        with self.store.lock:
+            self.store.tasks.change(self.store.tasks.get(task_id), status=status, finishedAt=now(), appUrl=None)
+            self.store.commit()
+
     def task(self, task_id: int) -> Row:
         """A copy of all that is known of a task: status, meta (with output), data, state, fields, workflow, logs."""
         with self.store.lock:
@@ -184,4 +190,7 @@ class LocalPlatform:
             for server in self._server.servers:
                 server.close()
             self._connections.reset_all()
-            await asyncio.sleep(0.01)
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import jsonpatch
+from starlette.concurrency import run_in_threadpool
 
 from .call import Call, Method, Refusal
 from .paging import page
@@ -52,15 +53,27 @@ def list_tasks(call: Call) -> dict[str, Any]:
     return page(call, call.store.tasks.of(call["workspaceId"]), lambda task: task_json(call, task))
 
 
-def run_app(call: Call) -> list[dict[str, Any]]:
-    """Start an app as `api.nn.deploy` asks for it; `platform.launcher` knows how."""
-    if call.platform.launcher is None:
+async def run_app(call: Call) -> list[dict[str, Any]]:
+    """Start an app as `api.nn.deploy` asks for it. `platform.launcher` knows how; it may call the platform meanwhile."""
+    launcher, store = call.platform.launcher, call.store
+    if launcher is None:
         raise Refusal(501, "tasks.run.app: give LocalPlatform.launcher a function that starts an app and returns its address")
-    module = call.store.modules.get(call.get("moduleId") or call.get("appId"))
-    name = call.get("taskName") or module["name"]
-    task = new_task(call.store, call["workspaceId"], name, None, module["id"], call.get("params"))
-    call.store.tasks.change(task, description=call.get("description", ""), appUrl=call.platform.launcher(task_json(call, task)))
-    return [{"taskId": task["id"], **task_json(call, task)}]
+
+    def start() -> dict[str, Any]:
+        with store.lock:
+            module = store.modules.get(call.get("moduleId") or call.get("appId"))
+            name = call.get("taskName") or module["name"]
+            task = new_task(store, call["workspaceId"], name, None, module["id"], call.get("params"))
+            store.tasks.change(task, description=call.get("description", ""))
+            shown = task_json(call, task)
+        address = launcher(shown)
+        with store.lock:
+            store.tasks.change(task, appUrl=address)
+            store.commit()
+        return shown
+
+    task = await run_in_threadpool(start)
+    return [{"taskId": task["id"], **task}]
 
 
 def set_status(call: Call) -> dict[str, Any]:
