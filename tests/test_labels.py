@@ -248,6 +248,14 @@ def test_multipolygon() -> None:
     np.testing.assert_array_equal(mask == CRACK, covered(parts[0]) | covered(parts[1]))
 
 
+@pytest.mark.parametrize("angle", [0, 0.5, 2.0])
+def test_oriented_box_agrees_with_the_sdk(angle: float) -> None:
+    box = sly.OrientedBBox(5, 8, 15, 28, angle=angle)
+    render = np.zeros(SIZE, np.uint8)
+    box.draw(render, CRACK)
+    np.testing.assert_array_equal(draw_mask(annotation(("crack", box)), SIZE, CHOICE, "image"), render)
+
+
 def test_priority_is_the_order_of_the_labelling_tool() -> None:
     labels = [("crack", sly.Rectangle(0, 0, 9, 9)), ("rust", sly.Rectangle(5, 5, 20, 20))]
     content = annotation(*labels)

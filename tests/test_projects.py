@@ -25,7 +25,7 @@ from hrda_core import Dataset
 from hrda_core.data.parallel import Stopped
 from hrda_core.data.samples import join
 from tests.local_platform import LocalPlatform, application
-from train_app import connection, listing, preparation
+from train_app import connection, folders, listing, preparation
 from train_app.cache import Cache, default_cache
 from train_app.labels import ClassChoice
 from train_app.projects import (
@@ -186,6 +186,16 @@ def test_images_are_links_to_the_cache(scene: Scene) -> None:
     assert files and all(path.stat().st_nlink == 2 for path in files)
 
 
+def test_images_are_links_across_file_systems_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(existing: Path, path: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(folders.os, "link", refuse)
+    prepared = scene.prepare()
+    assert all(path.is_symlink() for path in (prepared.target / "images").iterdir())
+    assert Dataset.from_folder(prepared.source).image(0).shape == (HEIGHT, WIDTH, 3)
+
+
 def test_counts_and_notices(scene: Scene) -> None:
     prepared = scene.prepare()
     counts = {(c.role, c.project_name, c.dataset_path): (c.images, c.labelled) for c in prepared.counts}
@@ -198,7 +208,7 @@ def test_counts_and_notices(scene: Scene) -> None:
     }
     assert prepared.skipped_images == {("validation", "no objects"): 1}
     assert prepared.downloaded == 13
-    assert any(notice.startswith("validation: 1 images are left out: no objects") for notice in prepared.notices)
+    assert any(notice.startswith("validation: 1 of 3 images left out (no objects)") for notice in prepared.notices)
 
 
 def test_chosen_datasets_bring_those_inside_them_once(scene: Scene) -> None:
@@ -265,7 +275,7 @@ def test_images_whose_chosen_objects_have_no_area_are_no_background(scene: Scene
     prepared = scene.prepare()
     assert info.id not in prepared.image_ids["source"]
     assert prepared.skipped_objects == {("source", "line"): 1}
-    assert any("1 objects of the chosen classes are not drawn: the shape 'line'" in notice for notice in prepared.notices)
+    assert any("that are not drawn: 1 of shape 'line', which covers no pixels" in notice for notice in prepared.notices)
 
 
 def test_target_labels_on_wish(scene: Scene) -> None:
@@ -330,9 +340,9 @@ def test_the_same_image_in_two_roles(scene: Scene) -> None:
     copy = scene.api.image.upload_id(scene.datasets["m"], "innocent.png", scene.ids("raw")[3])
     said = refusal(scene, scene.choice)
     assert said == (
-        "target and validation: 1 images are in both, by their content: "
+        "target and validation: the same content is in both, 1 times: "
         f"image 'photo 3.png' (id {scene.ids('raw')[3]}) of dataset 'raw' in project 'photos' equals "
-        f"image 'innocent.png' (id {copy.id}) of dataset 'm' in project 'measured'; remove them from one of the two"
+        f"image 'innocent.png' (id {copy.id}) of dataset 'm' in project 'measured'; remove it from one of them"
     )
 
 
@@ -375,7 +385,7 @@ def test_a_source_without_labels(scene: Scene) -> None:
     scene.dataset("u", project)
     scene.add_images("u", 2, 0)
     said = refusal(scene, replace(scene.choice, source=(ProjectChoice(project),)))
-    assert said.startswith("source: none of the 2 images can be used (2 have no objects); label some")
+    assert said.startswith("source: none of the 2 images can be used (2 with no objects); label some")
 
 
 def test_a_share_of_nothing(scene: Scene) -> None:
@@ -481,6 +491,14 @@ def test_the_platform_stays_away(scene: Scene) -> None:
         scene.prepare(patience=1)
 
 
+def test_a_request_that_hangs_is_asked_again(scene: Scene) -> None:
+    scene.platform.faults.add("projects.info", delay=3)
+    began = time.monotonic()
+    patient = connection.Connection(scene.api, silence=0.3)
+    assert patient.ask("the project", lambda api: api.project.get_info_by_id(scene.source)).name == "synthetic"
+    assert time.monotonic() - began < 2
+
+
 def test_damaged_images_are_not_taken(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Complete for HTTP, but not what was uploaded: once it is asked for again, time after time the image is named."""
     method, answers = application.METHODS[ONE], iter(range(100))
@@ -528,11 +546,17 @@ def test_an_image_of_another_kind(scene: Scene) -> None:
     Image.fromarray(scene.noise(HEIGHT, WIDTH, 3)).save(path)
     scene.api.image.upload_path(scene.datasets["raw"], "moving.gif", str(path))
     assert refusal(scene, scene.choice).startswith(
-        "1 images are of kinds that cannot be read: image/gif (1), among them image 'moving"
+        "1 of 14 images are of kinds that cannot be read: image/gif (1), among them image 'moving"
     )
 
 
 # ---- the disk
+
+
+def test_a_directory_that_cannot_be_used(scene: Scene) -> None:
+    (scene.folder / "run").write_text("a file")
+    with pytest.raises(UserError, match=r"Files cannot be read or written: .*File exists"):
+        scene.prepare()
 
 
 def test_too_small_a_disk_is_refused_before_the_download(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def check_choice(listing: Listing, choice: DataChoice) -> Roles:
         problems += _empty_roles(listing, choice, roles)
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
-    roles.notices += _class_notices(listing, choice, roles)
+    roles.notices += _notices(listing, choice, roles)
     return roles
 
 
@@ -82,8 +82,7 @@ def _repeated_content(listing: Listing) -> Iterable[str]:
             shown = "; ".join(f"{a.place} equals {b.place}" for a, b in pairs[:SHOWN])
             more = f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
             yield (
-                f"{one} and {other}: {len(pairs)} images are in both, by their content: {shown}{more}; "
-                f"remove them from one of the two"
+                f"{one} and {other}: the same content is in both, {len(pairs)} times: {shown}{more}; remove it from one of them"
             )
 
 
@@ -124,14 +123,14 @@ def _formats(roles: Roles) -> Iterable[str]:
     unknown = [image for image in images if image.id in roles.masked and not (image.width and image.height)]
     if unknown:
         yield (
-            f"{len(unknown)} labelled images have no size on the platform, among them {unknown[0].place}; "
+            f"{len(unknown)} of {len(images)} images have no size on the platform, among them {unknown[0].place}; "
             f"check that their links can be reached, or upload the images themselves"
         )
     strange = [image for image in images if image.mime and image.mime.lower() not in READABLE]
     if strange:
         kinds = ", ".join(f"{mime} ({count})" for mime, count in Counter(str(image.mime) for image in strange).items())
         yield (
-            f"{len(strange)} images are of kinds that cannot be read: {kinds}, among them {strange[0].place}; "
+            f"{len(strange)} of {len(images)} images are of kinds that cannot be read: {kinds}, among them {strange[0].place}; "
             f"convert them to JPEG, PNG, TIFF, WebP or BMP, or remove them"
         )
 
@@ -148,7 +147,7 @@ def _empty_roles(listing: Listing, choice: DataChoice, roles: Roles) -> Iterable
         if role == "target":
             yield "target: the validation share takes all target images; use a smaller share or more target images"
             continue
-        reasons = "; ".join(f"{count} have {reason}" for reason, count in roles.skipped[role].items())
+        reasons = "; ".join(f"{count} with {reason}" for reason, count in roles.skipped[role].items())
         count = len(listing.images[role])
         yield f"{role}: none of the {count} images can be used ({reasons}); label some, or choose other datasets"
     counts = _object_counts(listing, choice, roles.images["source"])
@@ -157,7 +156,10 @@ def _empty_roles(listing: Listing, choice: DataChoice, roles: Roles) -> Iterable
         yield f"classes: the source has no object of {', '.join(map(repr, foreground))}; choose classes that are labelled there"
 
 
-def _class_notices(listing: Listing, choice: DataChoice, roles: Roles) -> Iterable[str]:
+def _notices(listing: Listing, choice: DataChoice, roles: Roles) -> Iterable[str]:
+    target = roles.images["target"]
+    if choice.use_target_labels and not any(image.id in roles.masked for image in target):
+        yield f"target: its labels are to be used, but none of the {len(target)} images has any"
     counts = _object_counts(listing, choice, roles.images["source"])
     for name in choice.classes.names:
         joined = [name, *(other for other, into in choice.classes.merged if into == name)]

@@ -82,7 +82,8 @@ class Connection:
             Gone: 404. Stopped: within a fraction of a second.
             UserError: refused, no answer for longer than the patience, or nothing but incomplete answers.
         """
-        began, wait, incomplete = time.monotonic(), FIRST_WAIT, 0
+        failing_since: float | None = None
+        wait, incomplete = FIRST_WAIT, 0
         while True:
             try:
                 return self._once(call, self._silence + size / SLOWEST)
@@ -102,7 +103,8 @@ class Connection:
                         f"The platform's answer is incomplete each time while asking for {what} ({reason}); "
                         f"look at these images in the platform, and start again"
                     ) from error
-            left = self._patience - (time.monotonic() - began)
+            failing_since = failing_since or time.monotonic()
+            left = self._patience - (time.monotonic() - failing_since)
             self._logger.warning("%s: %s, %.0f s left", what, reason, left)
             if left <= 0:
                 raise UserError(

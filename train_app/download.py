@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import supervisely as sly
 
+from hrda_core.data.parallel import Progress as Count
 from hrda_core.data.parallel import Stop, Stopped, in_order
 from train_app.cache import Cache, key_of
 from train_app.connection import Connection, Gone, Incomplete, StillIncomplete
 from train_app.errors import UserError
 from train_app.listing import ListedImage, ListedObject
 
-Count = Callable[[int, int], None]
 Item = TypeVar("Item")
 WORKERS = 4
 BATCH_IMAGES, BATCH_BYTES = 32, 16_000_000

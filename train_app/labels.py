@@ -23,7 +23,8 @@ from train_app.errors import UserError
 
 Mask = NDArray[np.uint8]
 BACKGROUND = "background"
-DRAWABLE = ("bitmap", "polygon", "multipolygon", "rectangle", "alpha_mask")  # names of geometries in annotations
+DRAWABLE = ("bitmap", "polygon", "multipolygon", "rectangle", "oriented_bbox", "alpha_mask")  # geometries' names in annotations
+OUTSIDE = "outside the image"
 HALF = 128  # an alpha mask counts from here on
 
 
@@ -134,7 +135,7 @@ def draw(annotation: sly.Annotation | Mapping[str, Any], size: tuple[int, int], 
         UserError: the annotation was made for another size, or an object cannot be read.
     """
     content = annotation.to_json() if isinstance(annotation, sly.Annotation) else annotation
-    given = int(content["size"]["height"]), int(content["size"]["width"])
+    given = int(content["size"]["height"] or size[0]), int(content["size"]["width"] or size[1])  # unknown for some links
     if given != size:
         raise UserError(
             f"{image}: the annotation is for {given[1]}x{given[0]} pixels, the image has {size[1]}x{size[0]}; "
@@ -161,7 +162,7 @@ def draw(annotation: sly.Annotation | Mapping[str, Any], size: tuple[int, int], 
         if inside:
             drawing.drawn[name] += 1
         else:
-            drawing.skipped["outside the image"] += 1
+            drawing.skipped[OUTSIDE] += 1
     return drawing
 
 
@@ -180,6 +181,9 @@ def _draw_object(mask: Mask, item: Mapping[str, Any], geometry: str, value: int)
         area = mask[max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0)]
         area[...] = value
         return area.size > 0
+    if geometry == "oriented_bbox":
+        corners = sly.OrientedBBox.from_json(dict(item)).calculate_rotated_corners()
+        return _draw_polygon(mask, {"exterior": [(int(corner.col), int(corner.row)) for corner in corners]}, value)
     if geometry == "polygon":
         return _draw_polygon(mask, item["points"], value)
     if geometry == "multipolygon":

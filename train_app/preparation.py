@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-import re
 import shutil
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -17,16 +14,17 @@ from typing import Any
 
 import supervisely as sly
 
-from hrda_core.data.classes import ClassInfo, write_classes
-from hrda_core.data.decoding import IMAGE_SUFFIXES
+from hrda_core.data.classes import ClassInfo
+from hrda_core.data.parallel import Progress as Count
 from hrda_core.data.parallel import Stop, in_order
 from train_app.cache import Cache, key_of
 from train_app.choice_checks import check_choice
 from train_app.choices import ROLES, DataChoice
 from train_app.connection import Connection
-from train_app.download import Count, fetch_annotations, fetch_images, missing_images
+from train_app.download import fetch_annotations, fetch_images, missing_images
 from train_app.errors import UserError
-from train_app.labels import ClassChoice, draw
+from train_app.folders import image_suffixes, remove_leftovers, write_folders
+from train_app.labels import OUTSIDE, ClassChoice, draw
 from train_app.listing import ListedImage, Listing, Progress, list_images
 from train_app.roles import Roles
 
@@ -34,8 +32,6 @@ DRAWING = 1  # raise it when `labels.draw` draws otherwise, so that masks of for
 RESERVE = 500_000_000  # bytes that stay free, for checkpoints and logs
 LABEL_SHARE, LABEL_BASE = 0.02, 4000  # bytes per pixel, and per image, that annotation and mask take in the cache
 PAUSE = 0.2  # seconds between reports of one step
-LONGEST_STEM = 120  # bytes
-KINDS = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG\r\n\x1a\n", ".png"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"II+\0", ".tif"))
 
 
 @dataclass(frozen=True)
@@ -101,12 +97,7 @@ def prepare_datasets(
                 f"The disk is full: writing to {cache} or {directory} failed. Free space (old runs, other apps' caches), "
                 f"and start again: what has arrived is kept"
             ) from error
-        raise
-
-
-def image_id_of(path: Path) -> int:
-    """The platform's id of an image of a prepared folder."""
-    return int(path.stem.rsplit("_", 1)[1])
+        raise UserError(f"Files cannot be read or written: {error}; check that {cache} and {directory} can be used") from error
 
 
 class _Preparation:
@@ -136,10 +127,11 @@ class _Preparation:
         labelled = [(image, listing.objects[image.id]) for image in masked if image.id in listing.objects]
         keys = fetch_annotations(self.connection, self.cache, labelled, self.step("Downloading labels"), self.stop)
         fetch_images(self.connection, self.cache, missing, self.step("Downloading images"), self.stop)
-        suffixes = self.suffixes(used)
+        suffixes = image_suffixes(self.cache, used, self.step("Checking kinds of images"), self.stop)
         drawn = self.draw(masked, keys)
         classes = self.choice.classes.class_infos(self.metas(listing))
-        folders = self.link(roles, suffixes, drawn, classes)
+        masks = {image_id: path for image_id, (path, _) in drawn.items()}
+        folders = write_folders(self.directory, self.cache, roles.images, suffixes, masks, classes, self.step, self.stop)
         skipped_objects = _skipped_objects(roles, drawn)
         return Prepared(
             source=folders["source"],
@@ -181,6 +173,7 @@ class _Preparation:
         images = sum(image.size or 0 for image in missing)
         labels = int(sum(LABEL_BASE + LABEL_SHARE * image.width * image.height for image in masked))
         self.directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.directory)
         for place, needed in ((self.cache.root, images + labels + RESERVE), (self.directory, RESERVE)):
             free = shutil.disk_usage(place).free
             if free < needed:
@@ -189,26 +182,6 @@ class _Preparation:
                     f"The disk is too small: {place} has {_gigabytes(free)} free, and {_gigabytes(needed)} are needed ({parts}). "
                     f"Free space (old runs, other apps' caches), use an agent with a larger disk, or choose fewer datasets"
                 )
-
-    def suffixes(self, images: Sequence[ListedImage]) -> dict[int, str]:
-        """By image id, from the first bytes of the files: names and what the platform says of them may be wrong."""
-        report = self.step("Checking kinds of images")
-        found = in_order(self.suffix, images, len(images), progress=report, stop=self.stop)
-        suffixes = {image.id: suffix for image, suffix in zip(images, found, strict=True)}
-        strange = [image for image in images if not suffixes[image.id]]
-        if strange:
-            raise UserError(
-                f"{len(strange)} images are none of JPEG, PNG, TIFF, WebP and BMP, whatever they are called, among them "
-                f"{'; '.join(image.place for image in strange[:3])}; convert them, or delete them from their datasets"
-            )
-        return suffixes
-
-    def suffix(self, image: ListedImage) -> str:
-        with self.cache.image_path(image).open("rb") as file:
-            start = file.read(12)
-        if start.startswith(b"RIFF") and start[8:] == b"WEBP":
-            return ".webp"
-        return next((suffix for magic, suffix in KINDS if start.startswith(magic)), ".bmp" if start.startswith(b"BM") else "")
 
     def draw(self, images: Sequence[ListedImage], keys: dict[int, str]) -> dict[int, tuple[Path, dict[str, Any]]]:
         """Mask and facts about it, by image id."""
@@ -230,40 +203,6 @@ class _Preparation:
         found = in_order(mask, images, len(images), progress=report, stop=self.stop)
         return {image.id: result for image, result in zip(images, found, strict=True)}
 
-    def link(
-        self,
-        roles: Roles,
-        suffixes: dict[int, str],
-        drawn: dict[int, tuple[Path, dict[str, Any]]],
-        classes: Sequence[ClassInfo],
-    ) -> dict[str, Path]:
-        folders: dict[str, Path] = {}
-        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=self.directory) as temporary:
-            for role in ROLES:
-                images = roles.images[role]
-                if not images:
-                    continue
-                folder = Path(temporary) / role
-                (folder / "images").mkdir(parents=True)
-                write_classes(folder / "classes.json", classes)
-                report = self.step(f"Arranging the {role}")
-                for number, image in enumerate(images):
-                    if number % 100 == 0:
-                        self.connection.raise_if_stopped()
-                        report(number, len(images))
-                    stem = file_stem(image)
-                    _link(self.cache.image_path(image), folder / "images" / f"{stem}{suffixes[image.id]}")
-                    if image.id in drawn:
-                        (folder / "masks").mkdir(exist_ok=True)
-                        _link(drawn[image.id][0], folder / "masks" / f"{stem}.png")
-                report(len(images), len(images))
-            for role in ROLES:
-                if (self.directory / role).exists():
-                    shutil.rmtree(self.directory / role)
-                if roles.images[role]:
-                    folders[role] = (Path(temporary) / role).rename(self.directory / role)
-        return folders
-
 
 def _drawn(
     cache: Cache, key: str, image: ListedImage, annotation: dict[str, Any], classes: ClassChoice
@@ -271,26 +210,6 @@ def _drawn(
     drawing = draw(annotation, (image.height, image.width), classes, image.place)
     facts = {"drawn": dict(drawing.drawn), "skipped": dict(drawing.skipped)}
     return cache.add_mask(key, drawing.mask, facts), facts
-
-
-def file_stem(image: ListedImage) -> str:
-    """The user's name without suffixes and without what file systems dislike, and the id, so that no two are equal."""
-    stem = image.name
-    while Path(stem).suffix.lower() in IMAGE_SUFFIXES:
-        stem = stem[: -len(Path(stem).suffix)]
-    stem = re.sub(r"[^\w.-]+", "_", stem).strip("._") or "image"
-    return f"{stem.encode()[:LONGEST_STEM].decode(errors='ignore')}_{image.id}"
-
-
-def _link(existing: Path, path: Path) -> None:
-    """A hard link, else (another file system, or one without) a symbolic one, else a copy."""
-    try:
-        os.link(existing, path)
-    except OSError:
-        try:
-            path.symlink_to(existing.resolve())
-        except OSError:
-            shutil.copyfile(existing, path)
 
 
 def _counts(roles: Roles) -> tuple[DatasetCount, ...]:
@@ -319,12 +238,12 @@ def _skipped_objects(roles: Roles, drawn: dict[int, tuple[Path, dict[str, Any]]]
 
 
 def _object_notices(skipped: Counter[tuple[str, str]]) -> list[str]:
-    fixes = {"outside the image": "they lie outside their images"}
-    return [
-        f"{role}: {count} objects of the chosen classes are not drawn: "
-        + fixes.get(reason, f"the shape {reason!r} covers no pixels; convert them to polygons or bitmaps if they should count")
-        for (role, reason), count in sorted(skipped.items())
-    ]
+    notices = []
+    for (role, reason), count in sorted(skipped.items()):
+        why = f"of shape {reason!r}, which covers no pixels; convert them to polygons or bitmaps if they should count"
+        why = reason if reason == OUTSIDE else why
+        notices.append(f"{role}: objects of the chosen classes that are not drawn: {count} {why}")
+    return notices
 
 
 def _gigabytes(count: float) -> str:

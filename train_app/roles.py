@@ -66,14 +66,15 @@ def assign_roles(listing: Listing, choice: DataChoice) -> Roles:
                 roles.skipped[role][reason] += 1
     for role, reasons in roles.skipped.items():
         for reason, count in reasons.items():
-            roles.notices.append(f"{role}: {count} images are left out: {reason}{FIXES[reason].format(role=role)}")
+            total = len(roles.images[role]) + sum(reasons.values())
+            roles.notices.append(f"{role}: {count} of {total} images left out ({reason}){FIXES[reason].format(role=role)}")
     return roles
 
 
 FIXES = {
     NO_OBJECTS: "; if they show none of the classes, let unlabelled {role} images count as background",
     NO_AREA: "; draw polygons, bitmaps, rectangles or alpha masks instead",
-    NOT_CHOSEN: ", and there is no background class",
+    NOT_CHOSEN: ", since without a background class they teach nothing",
     SAME_CONTENT: "",
 }
 
