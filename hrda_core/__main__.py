@@ -28,7 +28,7 @@ from hrda_core.training.listeners import EventFile, ProgressBar
 from hrda_core.training.loop import train
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.run_report import write_run_report
-from hrda_core.training.stopping import stop_on_signals
+from hrda_core.training.stopping import stop_on_signals, stop_with_stdin
 from hrda_core.training.validation import evaluate
 
 
@@ -91,6 +91,8 @@ def _train(options: argparse.Namespace) -> None:
     if options.events:
         listeners.append(EventFile(Path(options.events), RunDirectory(directory)))
     with stop_on_signals() as stop:
+        if options.stop_when_stdin_closes:
+            stop_with_stdin()
         result = train(
             config,
             source,
@@ -232,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="go on from checkpoints/last.pth")
     command.add_argument("--overwrite", action="store_true", help="start anew where an earlier run lies in the directory")
     command.add_argument("--events", metavar="FILE", help="append every event as a line of JSON, for a program that follows")
+    command.add_argument("--stop-when-stdin-closes", action="store_true", help="save and end with the program that started this")
     command.set_defaults(run=_train)
 
     command = commands.add_parser("evaluate", help="figures of a checkpoint on a labelled folder, as JSON")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from hrda_core.data.parallel import Stopped
 
-__all__ = ["EarlyStop", "StopRequest", "Stopped", "TimeBudget", "leave_signals_to_the_trainer", "never", "stop_on_signals"]
+__all__ = [
+    "EarlyStop",
+    "StopRequest",
+    "Stopped",
+    "TimeBudget",
+    "leave_signals_to_the_trainer",
+    "never",
+    "stop_on_signals",
+    "stop_with_stdin",
+]
 
 StopRequest = Callable[[], bool]
 
@@ -35,6 +46,17 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_with_stdin() -> None:
+    """The end of standard input becomes a SIGTERM: it comes when the program that started this one ends, however it ends."""
+
+    def wait() -> None:
+        while os.read(0, 4096):  # not sys.stdin, whose lock would be held at exit
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="stop with stdin", daemon=True).start()
 
 
 def leave_signals_to_the_trainer(_: int) -> None:

@@ -1,0 +1,140 @@
+"""Training as a child process: started, followed through its events, stopped, and its end in words."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hrda_core import TrainConfig
+from hrda_core.training.run_directory import RunDirectory
+
+TRAINER = ("-m", "hrda_core")  # what Python runs
+POLL = 0.2  # seconds
+LOCK_PATIENCE = 300.0  # seconds to wait for the training of a killed app, which saves and ends by itself
+Event = Mapping[str, Any]
+
+
+class TrainingFailed(RuntimeError):
+    """A sentence for the user on why training ended, and what is left of it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended. iteration: the last one that is done. stopped: why early, "" where it was not."""
+
+    iteration: int
+    score: float | None
+    stopped: str
+
+
+class Runner:
+    """Trains in `directory`, and hands every event of the child process to `hear`.
+
+    Event lines are those of `hrda_core.training.listeners.EventFile`.
+    """
+
+    def __init__(self, directory: Path, hear: Callable[[Event], None]) -> None:
+        self.here = RunDirectory(directory)
+        self.events = directory / "events.jsonl"
+        self.log = directory / "train.log"
+        self._hear = hear
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stop = False
+
+    def run(self, config: TrainConfig, folders: Mapping[str, Sequence[Path]], resume: bool = False) -> Outcome:
+        """Trains.
+
+        Args:
+            folders: of the roles "source", "target" and "validation".
+            resume: go on with the run in the directory, with its own configuration; else such a run is overwritten.
+
+        Raises:
+            TrainingFailed: it ended with an error, or was killed.
+        """
+        self.here.path.mkdir(parents=True, exist_ok=True)
+        self._wait_for_another()
+        position = self.events.stat().st_size if self.events.is_file() else 0
+        with self.log.open("ab") as log:
+            # the child ends by itself, saving, when its standard input closes: also when this process is killed
+            command = [sys.executable, *TRAINER, "train", str(self.here.path), *self._options(config, folders, resume)]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+        if self._stop:
+            self.stop()
+        return self._follow(self._process, position)
+
+    def stop(self) -> None:
+        """Asks the child to save and end; it does so after the iteration, or the image of an evaluation, at hand."""
+        self._stop = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def _options(self, config: TrainConfig, folders: Mapping[str, Sequence[Path]], resume: bool) -> list[str]:
+        options = ["--events", str(self.events), "--stop-when-stdin-closes"]
+        for role, paths in folders.items():
+            options += [f"--{role}={path}" for path in paths]
+        if resume and self.here.config.is_file():
+            return [*options, "--resume", "--set", f"device={config.device}"]
+        wanted = self.here.path / "wanted.yaml"
+        wanted.write_text(config.to_yaml(), encoding="utf-8")
+        return [*options, "--config", str(wanted), "--overwrite"]
+
+    def _wait_for_another(self) -> None:
+        until = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                with self.here:
+                    return
+            except ValueError as error:
+                if time.monotonic() > until or self._stop:
+                    raise TrainingFailed(str(error)) from error
+                time.sleep(POLL)
+
+    def _follow(self, process: subprocess.Popen[bytes], position: int) -> Outcome:
+        iteration, end, failure = 0, None, ""
+        rest = b""
+        while True:
+            ended = process.poll() is not None  # before reading, so that nothing written meanwhile is missed
+            if self.events.is_file():
+                with self.events.open("rb") as file:
+                    file.seek(position)
+                    content = file.read()
+                position += len(content)
+                *lines, rest = (rest + content).split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    iteration = max(iteration, event["iteration"])
+                    if event["event"] == "Finished":
+                        end = Outcome(event["iteration"], event["score"], event["stopped"])
+                    elif event["event"] == "Failed":
+                        failure = event["reason"]
+                    self._hear(event)
+            if ended:
+                break
+            time.sleep(POLL)
+        if process.stdin is not None:
+            process.stdin.close()
+        if process.returncode == 0 and end is not None:
+            return end
+        raise TrainingFailed(self._sentence(process.returncode, failure, iteration))
+
+    def _sentence(self, code: int, failure: str, iteration: int) -> str:
+        if not failure and code < 0:
+            name = signal.Signals(-code).name
+            reason = ", most likely because the machine ran out of memory" if -code == signal.SIGKILL else ""
+            failure = f"The training process was ended by the system ({name}){reason}"
+        if not failure:
+            failure = self._last_line() or f"The training process ended with code {code}"
+        failure = failure[0].upper() + failure[1:]
+        return failure if failure.endswith((".", "!", "?")) else f"{failure}."
+
+    def _last_line(self) -> str:
+        lines = self.log.read_bytes().replace(b"\r", b"\n").decode("utf-8", "replace").splitlines()
+        told = [line for line in lines if line.strip()]
+        return told[-1].removeprefix("error: ") if told else ""

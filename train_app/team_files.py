@@ -1,0 +1,57 @@
+"""Files of Team Files on the agent's disk: checkpoints to start from, and the state of a run to go on with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import supervisely as sly
+
+from hrda_core.training.run_directory import RunDirectory
+from train_app.errors import UserError
+
+Show = Callable[[str], None]
+
+
+def fetch_file(api: sly.Api, team_id: int, remote: str, folder: Path, show: Show) -> Path:
+    """Downloads a file, unless it is there already.
+
+    Raises:
+        UserError: there is no such file, or what arrived is not the whole of it.
+    """
+    info = api.file.get_info_by_path(team_id, remote)
+    if info is None:
+        raise UserError(f"{remote} is neither on the agent nor in Team Files; choose a file that exists")
+    local = folder / f"{info.id}" / Path(remote).name
+    if local.is_file() and local.stat().st_size == info.sizeb:
+        return local
+    show(f"Downloading {Path(remote).name}")
+    local.parent.mkdir(parents=True, exist_ok=True)
+    temporary = local.with_name(f".{local.name}-{os.getpid()}")
+    api.file.download(team_id, remote, str(temporary))
+    if temporary.stat().st_size != info.sizeb:
+        raise UserError(f"{remote}: {temporary.stat().st_size} of {info.sizeb} bytes arrived; start again")
+    temporary.replace(local)
+    return local
+
+
+def fetch_run(api: sly.Api, team_id: int, experiment: str, run: RunDirectory, show: Show) -> None:
+    """Makes `run` the continuation of an experiment: its last.pth, best.pth, config.yaml and metrics.jsonl.
+
+    Raises:
+        UserError: the experiment lacks one of them.
+    """
+    wanted = {
+        f"{experiment}/checkpoints/last.pth": run.last,
+        f"{experiment}/checkpoints/best.pth": run.best,
+        f"{experiment}/config.yaml": run.config,
+        f"{experiment}/metrics.jsonl": run.metrics,
+    }
+    fetched = {place: fetch_file(api, team_id, remote, run.path / "start", show) for remote, place in wanted.items()}
+    run.clear()
+    for place, file in fetched.items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{place.name}-{os.getpid()}")
+        temporary.write_bytes(file.read_bytes())
+        temporary.replace(place)

@@ -1,0 +1,249 @@
+"""Train HRDA: from the choices in the wizard to an experiment. The SDK's part is in sdk_bridge.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import supervisely as sly
+
+from hrda_core import TrainConfig, load_checkpoint
+from hrda_core.data.parallel import Stopped
+from hrda_core.training.run_directory import RunDirectory
+from train_app.artifacts import base_checkpoint, figures_of, meta_of, stage_artifacts
+from train_app.checkpoint_upload import CheckpointUpload
+from train_app.projects import DataChoice, Prepared, default_cache, prepare_datasets
+from train_app.runner import Event, Outcome, Runner, TrainingFailed
+from train_app.sdk_bridge import BridgedTrainApp
+from train_app.session import SessionFile
+from train_app.settings import ModelChoice, check_needs, read_settings
+from train_app.team_files import fetch_file, fetch_run
+
+HERE = Path(__file__).parent
+
+
+class TrainHRDA(BridgedTrainApp):
+    """The app. One task trains in one directory, runs/{task id} of the app's data, and goes on there after any interruption."""
+
+    def __init__(self) -> None:
+        data = Path(sly.app.get_synced_data_dir())
+        self._stop = threading.Event()
+        self._runner: Runner | None = None
+        self._prepared: Prepared | None = None
+        self._config: TrainConfig | None = None
+        self._continues = False
+        super().__init__(str(HERE / "models.json"), str(HERE / "hyperparameters.yaml"), str(HERE / "app_options.yaml"))
+        self._run = RunDirectory(data / "runs" / str(self.task_id))
+        self._data = data / "datasets" / str(self.task_id)
+        self._session = SessionFile(self._run.path / "session.json")
+        self.on_start(self.train)
+        self.app.call_before_shutdown(self.stop)
+        self._go_on_after_interruption()
+
+    # -- the steps of a training ---------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Settings, images and masks, weights; every mistake is told before anything is trained.
+
+        Raises:
+            UserError: a choice that cannot work. Stopped: the user stopped.
+        """
+        self._stop.clear()
+        choice = self.choice
+        self.view.say("Checking the choices ...")
+        config = read_settings(self.hyperparameters_yaml, self._model(), choice.use_target_labels, self._device())
+        config = config.updated({"baseline": config.baseline or self.gui.training_process.baseline.is_checked()})
+        check_needs(config, choice)
+        config = self._with_local_weights(config)
+        self._continues = self._same_as_before(config, choice)
+        self._session.update(phase="preparing", app_state=self.get_app_state(), config=config.as_dict(), record={})
+        try:
+            # without the cache the images are this task's alone, and go with it
+            cache = default_cache() if self.gui.input_selector.get_cache_value() else self._data / "cache"
+            self._prepared = prepare_datasets(self._api, choice, self._data, cache, self._show, self._stop.is_set)
+        except Exception as error:
+            self._session.update(phase="stopped" if isinstance(error, Stopped) else "failed")
+            raise
+        for notice in self._prepared.notices:
+            self.view.notice(notice)
+            sly.logger.warning(notice)
+        self._config = config
+
+    def train(self) -> dict[str, Any]:
+        """Trains, and lays out what the experiment consists of."""
+        assert self._prepared is not None and self._config is not None  # prepare_data ran before
+        if not self._continues and self.gui.training_process.continue_run.is_checked():
+            self._fetch_run_of_experiment()
+        remote = f"{self.remote_directory}checkpoints"
+        upload = CheckpointUpload(self._api, self.team_id, remote, self._run.path / ".upload", self._tell)
+        self._session.update(phase="training")
+        try:
+            outcome = self._train(self._config, self._prepared, upload)
+        except Exception as error:
+            self._session.update(phase="stopped" if isinstance(error, Stopped) else "failed")
+            raise
+        finally:
+            upload.close()
+        return self._collect(outcome, self._prepared)
+
+    def _train(self, config: TrainConfig, prepared: Prepared, upload: CheckpointUpload) -> Outcome:
+        def hear(event: Event) -> None:
+            self.view.hear(event)
+            if event["event"] == "CheckpointSaved":
+                upload.offer(Path(event["path"]))
+            elif event["event"] in ("Notice", "Stage"):
+                sly.logger.info(event.get("text") or event.get("name"))
+            elif event["event"] == "Metrics" and "validation/score" in event["values"]:
+                sly.logger.info("iteration %s: validation score %.4f", event["iteration"], event["values"]["validation/score"])
+
+        folders = {"source": [prepared.source], "target": [prepared.target]}
+        if prepared.validation is not None:
+            folders["validation"] = [prepared.validation]
+        self._runner = Runner(self._run.path, hear)
+        if self._stop.is_set():
+            raise Stopped("stopped before training")
+        try:
+            outcome = self._runner.run(config, folders, resume=self._continues)
+        except TrainingFailed as error:
+            raise TrainingFailed(f"{error} {self._what_is_left()}".strip()) from error
+        finally:
+            self._runner = None
+        if not self._run.best.is_file():
+            raise Stopped("stopped before the first iteration")
+        return outcome
+
+    def _collect(self, outcome: Outcome, prepared: Prepared) -> dict[str, Any]:
+        checkpoint = load_checkpoint(self._run.best)
+        record = {
+            "classes": checkpoint["classes"],
+            "split": {
+                "train": prepared.image_ids["source"],
+                "val": prepared.image_ids["validation"],
+                "target": prepared.image_ids["target"],
+            },
+            "figures": figures_of(checkpoint, outcome.score),
+            "stopped": outcome.stopped,
+            "iteration": outcome.iteration,
+        }
+        self._session.update(phase="finalizing", record=record)
+        if outcome.stopped:
+            reason = outcome.stopped[0].upper() + outcome.stopped[1:]
+            self.gui.training_artifacts.success_message_text = (
+                f"{reason}: what was trained until iteration {outcome.iteration} is saved and uploaded."
+            )
+        staged = stage_artifacts(self._run, Path(self.work_dir) / "staging", prepared)
+        self.add_output_files([str(path) for path in staged.files])
+        return {
+            "model_name": checkpoint["model_config"]["encoder"],
+            "task_type": "semantic segmentation",
+            "model_files": {"config": str(staged.config)},
+            "checkpoints": [str(path) for path in staged.checkpoints],
+            "best_checkpoint": self._run.best.name,
+        }
+
+    def stop(self) -> None:
+        """Ends a download at once, and a training after the iteration at hand."""
+        self._stop.set()
+        if self._runner is not None:
+            self.view.say("Stopping: the iteration or evaluation at hand is finished, then everything is saved ...")
+            self._runner.stop()
+
+    # -- what the bridge asks ------------------------------------------------------------------------------------
+
+    def run_directory(self) -> Path:
+        return self._run.path
+
+    def model_meta(self) -> sly.ProjectMeta:
+        return meta_of(self._record()["classes"])
+
+    def split_ids(self) -> dict[str, list[int]]:
+        split: dict[str, list[int]] = self._record()["split"]
+        return split
+
+    def figures(self) -> tuple[dict[str, float], str | None]:
+        figures: dict[str, float] = self._record()["figures"]
+        return figures, next(iter(figures), None)
+
+    def finished(self) -> None:
+        self._session.update(phase="done")
+        shutil.rmtree(self._data, ignore_errors=True)
+
+    def _record(self) -> dict[str, Any]:
+        record: dict[str, Any] = self._session.read()["record"]
+        return record
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _model(self) -> ModelChoice:
+        """The row of the model table; or the checkpoint of an experiment, downloaded."""
+        selector = self.gui.model_selector
+        if selector.get_model_source() == sly.nn.utils.ModelSource.PRETRAINED:
+            return ModelChoice(encoder=self.model_info["meta"]["model_name"])
+        remote = selector.get_checkpoint_link()
+        return ModelChoice(checkpoint=fetch_file(self._api, self.team_id, remote, self._run.path / "start", self._show))
+
+    def _with_local_weights(self, config: TrainConfig) -> TrainConfig:
+        """`model.pretrained_file` may be a file of the agent, or one in Team Files."""
+        path = config.model.pretrained_file
+        if not path or Path(path).is_file():
+            return config
+        local = fetch_file(self._api, self.team_id, path, self._run.path / "start", self._show)
+        return config.updated({"model": {"pretrained_file": str(local)}})
+
+    def _device(self) -> str:
+        return self.gui.training_process.get_device()
+
+    def _same_as_before(self, config: TrainConfig, choice: DataChoice) -> bool:
+        """Whether this task already trained with the very same choices: then it goes on with that."""
+        before = self._session.read()
+        if not self._run.last.is_file() or not before:
+            return False
+        known = {key: before.get("app_state", {}).get(key) for key in ("input", "classes")}
+        now = json.loads(json.dumps({key: self.get_app_state()[key] for key in ("input", "classes")}))
+        same = known == now and _without_device(before.get("config", {})) == _without_device(json_of(config))
+        if same:
+            self.view.notice("Going on with the run of this task that was interrupted.")
+        return same
+
+    def _fetch_run_of_experiment(self) -> None:
+        """Resume from an experiment: its state and history become this run's beginning."""
+        directory = base_checkpoint(self.gui.model_selector.get_checkpoint_link())
+        fetch_run(self._api, self.team_id, directory, self._run, self._show)
+        self._continues = True
+
+    def _what_is_left(self) -> str:
+        if not self._run.last.is_file():
+            return ""
+        iteration = load_checkpoint(self._run.last)["provenance"]["iteration"]
+        return (
+            f"Nothing before that is lost: checkpoints until iteration {iteration} are in Team Files, {self.remote_directory}"
+            f"checkpoints. Start with the same settings goes on from there, with other settings it begins anew."
+        )
+
+    def _show(self, text: str, done: int = 0, total: int = 0) -> None:
+        self.view.say(f"{text}: {done} of {total}" if total else f"{text} ...")
+
+    def _tell(self, text: str) -> None:
+        self.view.notice(text)
+        sly.logger.warning(text)
+
+    def _go_on_after_interruption(self) -> None:
+        """A relaunched task continues by itself: its upload, or its training."""
+        if self.has_pending_upload():
+            self.start_at_once(self._wrapped_resume_upload)
+        elif self._session.is_unfinished():
+            sly.logger.info("This task was interrupted; it goes on where it was.")
+            self.load_app_state(self._session.read()["app_state"])
+            self.start_at_once(self._wrapped_start_training)
+
+
+def json_of(config: TrainConfig) -> Any:
+    return json.loads(json.dumps(config.as_dict()))
+
+
+def _without_device(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "device"}
