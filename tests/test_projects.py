@@ -3,6 +3,7 @@ the way."""
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import shutil
@@ -82,7 +83,6 @@ class Scene:
             classes=CLASSES,
             validation=ValidationChoice("project", (ProjectChoice(self.validation),)),
         )
-        platform.calls.clear()
 
     def project(self, name: str, meta: sly.ProjectMeta = META, kind: str = "images") -> int:
         project = self.api.project.create(self.platform.workspace_id, name, type=kind)
@@ -140,12 +140,25 @@ class Scene:
         return [info.id for path in paths for info in self.images[path]]
 
 
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Uploaded once; every test gets a copy of the platform's directory."""
+    folder = tmp_path_factory.mktemp("seeded")
+    with LocalPlatform(folder) as platform:
+        return Scene(platform, folder)
+
+
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+def scene(seeded: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(connection, "FIRST_WAIT", 0.05)
     monkeypatch.setattr(listing, "RECOUNT_WAIT", 0.05)
-    with LocalPlatform() as platform:
-        yield Scene(platform, tmp_path)
+    shutil.copytree(seeded.folder, tmp_path / "platform")
+    with LocalPlatform(tmp_path / "platform") as platform:
+        scene = copy.copy(seeded)
+        scene.platform, scene.api, scene.folder = platform, platform.api(), tmp_path
+        scene.masks, scene.images = dict(seeded.masks), {path: list(infos) for path, infos in seeded.images.items()}
+        scene.datasets = dict(seeded.datasets)
+        yield scene
         assert not platform.errors and not platform.unknown
 
 
@@ -414,6 +427,12 @@ def test_a_list_that_is_not_complete(scene: Scene, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(application.METHODS, "images.list", shortened)
     assert "dataset 'raw' of project 'photos': the platform counts 5 images and lists 4" in refusal(scene, scene.choice)
+
+
+def test_a_dataset_that_vanishes_meanwhile(scene: Scene) -> None:
+    scene.platform.faults.add("figures.list", status=404)
+    with pytest.raises(UserError, match=r"The platform has no objects of dataset \d+ \(any more\); reload the projects"):
+        list_images(scene.api, scene.choice)
 
 
 def test_a_wrong_token(scene: Scene) -> None:

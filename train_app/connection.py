@@ -29,7 +29,7 @@ SLOWEST = 100_000  # bytes per second of a connection that is still waited for
 MAY_COME_BACK = (408, 429, 499)  # of the 4xx
 
 
-class Gone(Exception):
+class Gone(UserError):
     """The platform knows no such thing (404)."""
 
 
@@ -169,7 +169,7 @@ class Connection:
 
 def _raise_if_final(what: str, error: requests.HTTPError, status: int) -> None:
     if status == 404:
-        raise Gone(what) from error
+        raise Gone(f"The platform has no {what} (any more); reload the projects, and choose again") from error
     if status in (401, 403):
         raise UserError(
             f"The platform refuses access to {what} (status {status}); ask the project's owner for access, or log in again"

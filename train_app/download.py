@@ -19,7 +19,6 @@ from train_app.listing import ListedImage, ListedObject
 Item = TypeVar("Item")
 WORKERS = 4
 BATCH_IMAGES, BATCH_BYTES = 32, 16_000_000
-BATCH_ANNOTATIONS = 50
 UNKNOWN_SIZE = 4_000_000  # bytes, for images by link
 # The SDK fetches the pixels of alpha masks only if the project has a class of that shape, and so forgets those that belong to
 # classes of any shape. This stands in for the project's classes and makes it always look.
@@ -129,7 +128,7 @@ def fetch_annotations(
     keys = {image.id: annotation_key(image, objects) for image, objects in wanted}
     there = in_order(lambda key: cache.annotation(key) is not None, keys.values(), len(keys), stop=stop)
     lacking = {image_id for image_id, present in zip(keys, there, strict=True) if not present}
-    batches = list(_batches([pair[0] for pair in wanted if pair[0].id in lacking], lambda _: BATCH_BYTES // BATCH_ANNOTATIONS))
+    batches = list(_batches([pair[0] for pair in wanted if pair[0].id in lacking], lambda _: 0))
     objects_of = {image.id: objects for image, objects in wanted}
 
     def fetch(batch: Sequence[ListedImage]) -> dict[int, str]:

@@ -103,7 +103,8 @@ def list_images(
             for number, (dataset_id, project_id) in enumerate(datasets.items()):
                 if progress is not None:
                     progress(f"Listing the objects of the {role}", number, len(datasets))
-                listing.objects |= _objects(connection, dataset_id, listing.metas[project_id])
+                count = sum(image.dataset_id == dataset_id for image in listing.images[role])
+                listing.objects |= _objects(connection, dataset_id, count, listing.metas[project_id])
     return listing
 
 
@@ -165,7 +166,7 @@ class _Project:
             if attempt:
                 self._connection.pause(RECOUNT_WAIT)
             try:
-                infos = self._connection.ask(what, lambda api: api.image.get_list(dataset_id))
+                infos = self._connection.ask(what, lambda api: api.image.get_list(dataset_id), _bytes(dataset.images_count))
                 if attempt:
                     dataset = self._connection.ask(f"dataset {path!r}", lambda api: api.dataset.get_info_by_id(dataset_id, True))
             except Gone:
@@ -213,11 +214,18 @@ class _Project:
         return {dataset_id} | (self._ancestors(above) if above in self._datasets else set())
 
 
-def _objects(connection: Connection, dataset_id: int, meta: sly.ProjectMeta) -> dict[int, tuple[ListedObject, ...]]:
+def _bytes(images: int | None) -> int:
+    """About what a list takes, so that a long one gets its time."""
+    return 5000 * (images or 1000)
+
+
+def _objects(connection: Connection, dataset_id: int, images: int, meta: sly.ProjectMeta) -> dict[int, tuple[ListedObject, ...]]:
     """The objects of a dataset by image. Paged by the general method, since `figure.download` does not notice missing pages."""
     question = {"datasetId": dataset_id, "fields": FIGURE_FIELDS, "filter": []}
     figures: Sequence[sly.FigureInfo] = connection.ask(
-        f"the objects of dataset {dataset_id}", lambda api: api.image.figure.get_list_all_pages("figures.list", dict(question))
+        f"objects of dataset {dataset_id}",
+        lambda api: api.image.figure.get_list_all_pages("figures.list", dict(question)),
+        _bytes(images),
     )
     names = {c.sly_id: c.name for c in meta.obj_classes}
     found: dict[int, list[ListedObject]] = defaultdict(list)
