@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -311,6 +310,30 @@ def test_a_streamed_download_that_is_cut_off_is_an_error(platform: LocalPlatform
         api.image.download_path(image.id, str(tmp_path / "image.png"))
 
 
+def test_the_sdk_loses_a_byte_when_it_resumes_a_stream(platform: LocalPlatform, tmp_path: Path) -> None:
+    """It asks for the byte after the next one, so a large file that was cut off fails its checksum instead of being resumed."""
+    (tmp_path / "large.bin").write_bytes(os.urandom(18 << 20))  # the SDK reads in pieces of 8 MiB
+    api = platform.api()
+    api.file.upload(platform.team_id, str(tmp_path / "large.bin"), "/large.bin")
+    platform.faults.add("file-storage.download", truncate=True)
+    with pytest.raises(RuntimeError, match="does not match the expected hash"):
+        asyncio.run(api.file.download_async(platform.team_id, "/large.bin", str(tmp_path / "copy.bin")))
+    assert (tmp_path / "copy.bin").stat().st_size == (18 << 20) - 1
+
+
+def test_the_sdk_cannot_repeat_a_multipart_upload(tmp_path: Path) -> None:
+    """The second try sends the old length and an empty body. The asynchronous upload of files does not have this defect."""
+    (tmp_path / "notes.txt").write_text("notes")
+    with LocalPlatform(body_timeout=0.2) as platform:
+        api = platform.api(retry_count=3)
+        platform.faults.add("file-storage.bulk.upload", status=503)
+        with pytest.raises(requests.exceptions.RetryError):
+            api.file.upload(platform.team_id, str(tmp_path / "notes.txt"), "/notes.txt")
+        platform.faults.add("file-storage.upload", status=503)
+        asyncio.run(api.file.upload_async(platform.team_id, str(tmp_path / "notes.txt"), "/notes.txt"))
+        assert api.file.exists(platform.team_id, "/notes.txt")
+
+
 def test_a_slow_answer(platform: LocalPlatform) -> None:
     api, image = one_image(platform)
     platform.faults.add("images.info", delay=0.3)
@@ -492,7 +515,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         assert requests.get(f"{address}/local/calls").json()["users.me"] == 3
         assert requests.get(f"{address}/local/unknown").json() == {}
         started = requests.post(f"{address}/local/tasks", json={"app": "Train HRDA"}).json()
-        assert json.loads(json.dumps(started["environment"]))["TASK_ID"] == str(started["id"])
+        assert started["environment"]["TASK_ID"] == str(started["id"])
         assert requests.get(f"{address}/local/tasks/{started['id']}").json()["status"] == "started"
         requests.post(f"{address}/local/away", json={"seconds": 0.5}).raise_for_status()
         time.sleep(0.2)

@@ -58,7 +58,8 @@ def build(platform: LocalPlatform) -> FastAPI:
                 return result if isinstance(result, Response) else JSONResponse(result)
             return await run_in_threadpool(_answer, call)
         except Refusal as refusal:
-            return JSONResponse(refusal.body, refusal.status)
+            # after a body that never came, the connection is of no use
+            return JSONResponse(refusal.body, refusal.status, {"connection": "close"} if refusal.status == 408 else None)
 
     @app.get("/")
     async def hello() -> dict[str, str]:

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .call import Refusal
+from .patience import patient
 
 API = "/public/api/v3/"
 
@@ -119,11 +123,12 @@ class Connections(dict[tuple[str, int], asyncio.Transport]):
 class FaultInjector:
     """The outermost layer of the server: counts calls, and lets faults strike before or instead of the answer."""
 
-    def __init__(self, app: ASGIApp, faults: Faults, connections: Connections, calls: Counter[str]) -> None:
+    def __init__(self, app: ASGIApp, faults: Faults, connections: Connections, calls: Counter[str], body_timeout: float) -> None:
         self.app = app
         self.faults = faults
         self.connections = connections
         self.calls = calls
+        self.body_timeout = body_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] == "OPTIONS" or scope["path"].startswith("/local/"):
@@ -132,10 +137,15 @@ class FaultInjector:
         path: str = scope["path"]
         method = path.removeprefix(API) if path.startswith(API) else path.strip("/").split("/")[0]
         self.calls[method] += 1
+        receive = patient(receive, self.body_timeout)
         if not self.faults.awaited(method):
             await self.app(scope, receive, send)
             return
-        messages = await _whole_request(receive)
+        try:
+            messages = await _whole_request(receive)
+        except Refusal as refusal:
+            await JSONResponse(refusal.body, refusal.status, {"connection": "close"})(scope, receive, send)
+            return
         fault = self.faults.take(method, _fields(scope, messages))
         if fault is None:
             await self.app(scope, _replay(messages, receive), send)
@@ -145,7 +155,8 @@ class FaultInjector:
             self.connections.reset(scope["client"])
             await receive()  # the news that the client is gone; uvicorn would complain of a missing answer before
         elif fault.status is not None:
-            await _refuse(fault, send)
+            body = {"error": fault.message, "details": {"message": fault.message}}
+            await JSONResponse(body, fault.status, fault.headers)(scope, receive, send)
         elif fault.truncate:
             await self._cut_short(scope, _replay(messages, receive))
             await receive()
@@ -190,11 +201,3 @@ def _fields(scope: Scope, messages: list[Message]) -> dict[str, Any]:
         body = json.loads(b"".join(message.get("body", b"") for message in messages) or b"{}")
         fields.update(body if isinstance(body, dict) else {"items": body})
     return fields
-
-
-async def _refuse(fault: Fault, send: Send) -> None:
-    body = json.dumps({"error": fault.message, "details": {"message": fault.message}}).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **fault.headers}
-    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": fault.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})

@@ -28,11 +28,18 @@ TOKEN = "local-platform-token"
 class LocalPlatform:
     """`with LocalPlatform() as platform: api = platform.api()`. With a directory, a later platform there knows everything.
 
-    Loopback only. `per_page` is small, so that clients really page; `quota` is in bytes of stored content, None for no limit.
+    Loopback only. `per_page` is small, so that clients really page; `quota` is in bytes of stored content, None for no limit;
+    `body_timeout` is the time in seconds that a client may let the body of its request wait.
     """
 
     def __init__(
-        self, directory: Path | str | None = None, port: int = 0, token: str = TOKEN, per_page: int = 50, quota: int | None = None
+        self,
+        directory: Path | str | None = None,
+        port: int = 0,
+        token: str = TOKEN,
+        per_page: int = 50,
+        quota: int | None = None,
+        body_timeout: float = 5.0,
     ) -> None:
         self.store = Store(Path(directory) if directory else None, quota)
         self.token = token
@@ -55,7 +62,7 @@ class LocalPlatform:
         self.address = f"http://127.0.0.1:{self.port}"
         self._connections = Connections()
         config = uvicorn.Config(
-            FaultInjector(build(self), self.faults, self._connections, self.calls),
+            FaultInjector(build(self), self.faults, self._connections, self.calls, body_timeout),
             http=self._connections.protocol(),
             lifespan="off",
             log_level="warning",
