@@ -1,4 +1,4 @@
-"""Command line: python -m hrda_core demo | synthesize | train | evaluate | predict."""
+"""Command line: python -m hrda_core demo | synthesize | train | evaluate | predict | export."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hrda_core.config import TrainConfig
 from hrda_core.data.samples import Dataset, join
 from hrda_core.data.synthetic_cracks import LOOKS, CrackSynthesis, synthesize
 from hrda_core.demo import demo
+from hrda_core.inference.export import export_onnx, onnx_metadata
 from hrda_core.inference.folder import predict_folder
 from hrda_core.inference.predictor import Predictor
 from hrda_core.inference.tiling import BLENDINGS
@@ -171,6 +172,20 @@ def _predict(options: argparse.Namespace) -> None:
         )
 
 
+def _export(options: argparse.Namespace) -> None:
+    window = None
+    if options.window:
+        sides = options.window.lower().split("x")
+        if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+            raise ValueError(f"--window {options.window}: use HEIGHTxWIDTH in pixels, such as 512x512")
+        window = (int(sides[0]), int(sides[1]))
+    path = export_onnx(options.checkpoint, options.output, network=options.network, window=window)
+    about = onnx_metadata(path)
+    height, width = about["preprocessing"]["window"]
+    difference = about["verification"]["max_difference"]
+    print(f"{path}: windows of {height}x{width}, differs from PyTorch by at most {difference:.1e} in a probability")
+
+
 def _datasets(folders: tuple[str, ...]) -> Dataset | None:
     return join([Dataset.from_folder(folder) for folder in folders]) if folders else None
 
@@ -258,6 +273,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--tile-batch", type=int, help="windows at once; default: the checkpoint's")
     _add_network(command)
     command.set_defaults(run=_predict)
+
+    command = commands.add_parser("export", help="an ONNX file of one window, for programs without PyTorch")
+    command.add_argument("checkpoint")
+    command.add_argument("output", help="such as network.onnx; examples/predict_onnx.py shows how to use it")
+    command.add_argument("--window", metavar="HxW", help="height and width in pixels; default: the checkpoint's")
+    command.add_argument("--network", default="selected", choices=["selected", "student", "teacher"])
+    command.set_defaults(run=_export)
     return parser
 
 
