@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,15 @@ class ProbabilityBand(NamedTuple):
 
     top: int
     probabilities: NDArray[np.float32]
+
+
+class Network(Protocol):
+    """What `probability_bands` asks: normalised (N, 3, h, w) on `device` -> logits (N, C, h, w) float32."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, windows: Tensor) -> Tensor: ...
 
 
 class WindowNetwork:
@@ -97,7 +106,7 @@ class ImageWindows:
 
 
 @torch.no_grad()
-def probability_bands(network: WindowNetwork, image: Image, preprocessing: Preprocessing) -> Iterator[ProbabilityBand]:
+def probability_bands(network: Network, image: Image, preprocessing: Preprocessing) -> Iterator[ProbabilityBand]:
     """(H, W, 3) uint8 RGB -> probabilities from top to bottom, without a gap, at the image's size.
 
     Logits are resized, never labels; softmax comes last. Flips average logits: one buffer then serves both views.

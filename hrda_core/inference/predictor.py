@@ -19,7 +19,15 @@ from hrda_core.inference.writers import ArrayWriter, Writer
 from hrda_core.models.checkpoints import load_checkpoint, model_of, weights_version
 from hrda_core.models.hrda import HRDA
 
-__all__ = ["Prediction", "Predictor", "Preprocessing", "choose_device", "choose_precision", "image_probabilities"]
+__all__ = [
+    "Prediction",
+    "Predictor",
+    "Preprocessing",
+    "choose_device",
+    "choose_precision",
+    "image_probabilities",
+    "write_prediction",
+]
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,8 @@ class Predictor:
         self.preprocessing = replace(Preprocessing.from_plain(plain), **changes)
         self._network = WindowNetwork(self.model, self.device, self.autocast, self.preprocessing.tile_batch)
         which = content["selected"] if network == "selected" else network
-        self.thresholds = self._thresholds(thresholds, content["thresholds"].get(which))
+        self._stored_thresholds: Sequence[float] | None = content["thresholds"].get(which)
+        self.thresholds = self.thresholds_for(thresholds)
 
     @property
     def weights_version(self) -> str:
@@ -115,15 +124,16 @@ class Predictor:
         return image
 
     def _predict_to(self, image: Image, writer: Writer, probabilities: bool) -> None:
-        writer.open(image.shape[0], image.shape[1], len(self.classes))
-        try:
-            for top, shares in probability_bands(self._network, image, self.preprocessing):
-                labels, confidence = apply_thresholds(shares, self.thresholds, self.has_background)
-                writer.write(top, labels, confidence, shares if probabilities else None)
-        finally:
-            writer.close()
+        bands = probability_bands(self._network, image, self.preprocessing)
+        size = (image.shape[0], image.shape[1])
+        write_prediction(bands, size, len(self.classes), self.thresholds, self.has_background, writer, probabilities)
 
-    def _thresholds(self, wanted: str | Sequence[float], stored: Sequence[float] | None) -> list[float] | None:
+    def thresholds_for(self, wanted: str | Sequence[float]) -> list[float] | None:
+        """What the argument `thresholds` means for this checkpoint: one per foreground class, None for argmax.
+
+        Raises:
+            ValueError: another word, or numbers that do not fit the classes.
+        """
         if not isinstance(wanted, str):
             expected = len(self.classes) - int(self.has_background)
             if len(wanted) != expected or not all(0 <= t <= 1 for t in wanted):
@@ -131,7 +141,27 @@ class Predictor:
             return list(wanted)
         if wanted not in ("tuned", "argmax"):
             raise ValueError(f"thresholds={wanted!r}: use 'tuned', 'argmax' or numbers")
+        stored = self._stored_thresholds
         return list(stored) if wanted == "tuned" and stored is not None else None
+
+
+def write_prediction(
+    bands: Iterator[ProbabilityBand],
+    size: tuple[int, int],
+    classes: int,
+    thresholds: Sequence[float] | None,
+    has_background: bool,
+    writer: Writer,
+    probabilities: bool = False,
+) -> None:
+    """Bands of an image of `size` (height, width) -> labels, confidence and perhaps probabilities, into the writer."""
+    writer.open(size[0], size[1], classes)
+    try:
+        for top, shares in bands:
+            labels, confidence = apply_thresholds(shares, thresholds, has_background)
+            writer.write(top, labels, confidence, shares if probabilities else None)
+    finally:
+        writer.close()
 
 
 def image_probabilities(

@@ -1,0 +1,1 @@
+"""Serve HRDA: the inference app, its endpoints and limits."""
