@@ -55,7 +55,7 @@ class OnnxPredictor:
         """(H, W, 3) RGB -> (C, H, W), summed over overlapping windows, and the (H, W) to divide it by.
 
         What is summed is log(probabilities): the logits but for a number per pixel, which softmax takes out again. An image
-        smaller than the window is mirrored up to it; PyTorch makes the window smaller, so that answers differ there a little.
+        smaller than the window is mirrored up to it; PyTorch makes the window smaller, so that there the two may differ.
         """
         height, width = image.shape[:2]
         rows, columns = max(self.window[0], height), max(self.window[1], width)

@@ -220,10 +220,18 @@ def test_example_needs_neither_torch_nor_this_project(
     assert imported_at_the_top(ROOT / "examples" / "predict_onnx.py") <= allowed
 
 
-def test_example_on_images_smaller_than_the_window(exported: tuple[dict[str, Any], Path], example: ModuleType) -> None:
-    for height, width in ((40, 300), (9, 9), (1, 1)):
-        labels, probabilities = example.OnnxPredictor(str(exported[1])).predict(np.full((height, width, 3), 90, np.uint8))
-        assert (labels.shape, probabilities.shape) == ((height, width), (2, height, width))
+@pytest.mark.parametrize(("height", "width"), [(40, 300), (104, 96), (9, 9), (1, 1)])
+def test_example_mirrors_images_smaller_than_the_window(
+    height: int, width: int, exported: tuple[dict[str, Any], Path], example: ModuleType
+) -> None:
+    content, path = exported
+    image = photo(128, 304)[:height, :width]
+    labels, probabilities = example.OnnxPredictor(str(path)).predict(image)
+    mirrored = cv2.copyMakeBorder(image, 0, max(128 - height, 0), 0, max(128 - width, 0), cv2.BORDER_REFLECT_101)
+    wanted = Predictor(content, "cpu").predict([np.asarray(mirrored, np.uint8)], probabilities=True)[0]
+    assert wanted.probabilities is not None
+    assert np.abs(probabilities - wanted.probabilities[:, :height, :width]).max() < 1e-4
+    assert (labels == wanted.labels[:height, :width]).mean() >= 0.999
 
 
 def test_example_says_what_is_wrong(

@@ -44,8 +44,9 @@ def export_onnx(
     """Writes a checkpoint's network for windows of one size as ONNX, atomically, and returns the path.
 
     Input `image`: float32 (N, 3, h, w), RGB 0..255; normalisation is inside. Output `probabilities`: float32 (N, C, h, w),
-    softmax over C. N is free, h and w are not. Windows are blended as logits, and log(probabilities) serves for them: it
-    differs from the logits by a number per pixel that the softmax after blending takes out again.
+    softmax over C. N is free, h and w are not: a smaller image has to be padded, where `Predictor` takes a smaller window.
+    Windows are blended as logits, and log(probabilities) serves for them: it differs from the logits by a number per pixel
+    that the softmax after blending takes out again.
 
     Args:
         checkpoint: path of a `.pth` of this project, or its loaded content.
