@@ -1,0 +1,114 @@
+"""From a file to an engine in service: checked, read, put on a device that this machine has, and warmed up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from hrda_core import load_checkpoint
+from serve_app.engine import Engine
+from serve_app.errors import RequestError
+from serve_app.published import published_content
+from serve_app.safe_checkpoints import check_checkpoint
+from serve_app.settings import ModelFacts
+
+PRECISIONS = ("auto", "fp32", "bf16")
+PUBLISHED_FOLDER = "/HRDA/published"  # in Team Files
+
+
+class Deployed(NamedTuple):
+    """notices: sentences for the user, say, that the GPU could not be used."""
+
+    engine: Engine
+    facts: ModelFacts
+    notices: tuple[str, ...]
+
+
+def deploy(
+    path: Path, device: str | None = None, precision: str | None = None, class_names: Sequence[str] | None = None
+) -> Deployed:
+    """An engine for the checkpoint at `path`: one of Train HRDA, or a published one.
+
+    `device`: "auto" or None, "cpu", "cuda", "cuda:1"; where that cannot be used the CPU takes its place, with a notice.
+
+    Raises:
+        RequestError: a file that is not safe or no checkpoint, or an argument that does not fit.
+    """
+    precision = (precision or "auto").lower()
+    if precision not in PRECISIONS:
+        raise RequestError(f"precision={precision!r}: use {', '.join(PRECISIONS)}")
+    try:
+        content = read_content(path, class_names)
+        engine, notices = _on_device(content, device or "auto", precision)
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    tuned = content["thresholds"].get(content["selected"])
+    facts = ModelFacts(engine.classes, engine.has_background, None if tuned is None else tuple(tuned))
+    return Deployed(engine, facts, tuple(notices))
+
+
+def read_content(path: Path, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The checkpoint's content; nothing in the file is executed.
+
+    Raises:
+        ValueError: see `deploy`.
+    """
+    check_checkpoint(path)
+    try:
+        return load_checkpoint(path)
+    except ValueError as error:
+        if "public weights" not in str(error):
+            raise
+    return published_content(path, class_names)
+
+
+def published_file(name: str, folders: Sequence[Path], fetch: Callable[[str, Path], bool] | None) -> Path:
+    """Where a published checkpoint lies: $HRDA_PUBLISHED, one of `folders`, or Team Files, whence `fetch` brings it.
+
+    The authors give them away on file-sharing sites that no program can download from.
+
+    Raises:
+        RequestError: nowhere; the message tells where to put it.
+    """
+    own = os.environ.get("HRDA_PUBLISHED")
+    places = [*([Path(own)] if own else []), *folders]
+    for folder in places:
+        if (folder / name).is_file():
+            return folder / name
+    if fetch is not None and fetch(f"{PUBLISHED_FOLDER}/{name}", folders[0] / name):
+        return folders[0] / name
+    raise RequestError(
+        f"{name} is not here: download the checkpoint from its authors (serve_app/README.md tells where), and put it under this "
+        f"name into Team Files, {PUBLISHED_FOLDER}/, or into a folder that the variable HRDA_PUBLISHED names"
+    )
+
+
+def _on_device(content: dict[str, Any], device: str, precision: str) -> tuple[Engine, list[str]]:
+    notices = []
+    if device != "auto" and device.startswith("cuda") and not _has(device):
+        there = torch.cuda.device_count()
+        notices.append(f"{device} was asked for, and this machine has {there or 'no'} GPU(s): the model runs on the CPU, slowly.")
+        device = "cpu"
+    try:
+        engine = Engine(content, device, precision)
+        engine.warm_up()
+        return engine, notices
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if device == "cpu" or not torch.cuda.is_available():
+            raise
+        notices.append(f"The GPU could not be used ({str(error).splitlines()[0]}): the model runs on the CPU, slowly.")
+    torch.cuda.empty_cache()
+    engine = Engine(content, "cpu", precision)
+    engine.warm_up()
+    return engine, notices
+
+
+def _has(device: str) -> bool:
+    index = device.partition(":")[2]
+    return int(index or 0) < torch.cuda.device_count() if index.isdigit() or not index else True

@@ -1,0 +1,83 @@
+"""What a request says beside its settings: its state as text or dictionary, and the rectangle to predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import supervisely as sly
+
+from serve_app.errors import RequestError
+
+LARGEST_STATE = 1_000_000  # characters; a list of 100,000 image ids has 800,000
+LARGEST_BATCH = 256
+
+
+def read_state(state: Any) -> dict[str, Any]:
+    """A request's state, from JSON where it came with files.
+
+    Raises:
+        RequestError: not a dictionary, or a batch size that does not fit.
+    """
+    if isinstance(state, str):
+        if len(state) > LARGEST_STATE:
+            raise RequestError(f"settings: {len(state)} characters; send at most {LARGEST_STATE}")
+        try:
+            state = json.loads(state or "{}")
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"settings: not JSON ({str(error)[:100]}); send {{'settings': {{'threshold': 0.5}}}}") from error
+    if not isinstance(state, Mapping):
+        raise RequestError(f"settings: {type(state).__name__} instead of names and values; send {{'settings': {{...}}}}")
+    settings = state.get("settings")
+    if settings is not None and not isinstance(settings, Mapping):
+        raise RequestError(f"settings={str(settings)[:100]!r}: give names and values, such as {{'threshold': 0.5}}")
+    size = state.get("batch_size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_BATCH):
+        raise RequestError(f"batch_size={str(size)[:100]!r}: use a whole number from 1 to {LARGEST_BATCH}")
+    return dict(state)
+
+
+def read_rectangles(settings: Mapping[str, Any], count: int) -> list[sly.Rectangle | None]:
+    """The part to predict of each of `count` images: `rectangles`, one each, or `rectangle` for all, or None for all of it.
+
+    Raises:
+        RequestError: no rectangle, or another number of them.
+    """
+    several = settings.get("rectangles")
+    if several is not None:
+        if not isinstance(several, (list, tuple)) or len(several) < count:
+            raise RequestError(f"rectangles: give one for each of the {count} images")
+        return [_rectangle(one) for one in several[:count]]
+    one = settings.get("rectangle")
+    return [None if one is None else _rectangle(one)] * count
+
+
+def clip(rectangle: sly.Rectangle, height: int, width: int) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) of the part inside the image, the last two exclusive.
+
+    Raises:
+        RequestError: there is no such part.
+    """
+    top, left = max(rectangle.top, 0), max(rectangle.left, 0)
+    bottom, right = min(rectangle.bottom + 1, height), min(rectangle.right + 1, width)
+    if top >= bottom or left >= right:
+        raise RequestError(
+            f"rectangle: rows {rectangle.top} to {rectangle.bottom}, columns {rectangle.left} to {rectangle.right} lie outside "
+            f"the image of {width}x{height} pixels"
+        )
+    return top, left, bottom, right
+
+
+def _rectangle(content: Any) -> sly.Rectangle:
+    """Both points of a rectangle belong to it. Those of {"points": {"exterior": [[left, top], [right, bottom]]}}."""
+    try:
+        (left, top), (right, bottom) = content["points"]["exterior"]
+        sides = [round(float(side)) for side in (top, left, bottom, right)]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RequestError(
+            f"rectangle={str(content)[:100]!r}: give {{'points': {{'exterior': [[left, top], [right, bottom]], 'interior': []}}}}"
+        ) from error
+    top, bottom = sorted((sides[0], sides[2]))
+    left, right = sorted((sides[1], sides[3]))
+    return sly.Rectangle(top, left, bottom, right)

@@ -1,0 +1,400 @@
+"""The only module that touches the SDK's internals: its serving app, with our prediction and without its defects.
+
+What is relied on is guarded by tests/test_serve_sdk_bridge.py, which fails when the pinned SDK changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervisely as sly
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from supervisely._utils import batched
+from supervisely.nn.inference import gui as sdk_gui
+from supervisely.nn.inference import inference as sdk
+from supervisely.nn.inference.inference_request import InferenceRequest
+from supervisely.nn.utils import ModelSource, RuntimeType
+
+from hrda_core.data.samples import Image
+from serve_app.command_line import parse_arguments, predict_files
+from serve_app.errors import RequestError
+from serve_app.image_cache import ImageCache
+from serve_app.request_state import read_rectangles, read_state
+from serve_app.safe_checkpoints import forbid_unsafe_unpickling
+from serve_app.service import Service
+from serve_app.serving_gui import ServingGUI
+from serve_app.uploads import Upload, decode
+
+UPLOAD_MODES = (None, "append", "replace", "create", "iou_merge")
+AT_ONCE = 4  # images of a batch that are predicted side by side, so that their tiles share batches
+
+
+class PatientUploader(sdk.Uploader):
+    """The SDK's, which gives up waiting after 30 seconds and calls the request finished while it still uploads."""
+
+    def join(self, timeout: float | None = None) -> None:
+        super().join(None)
+
+
+def _put_in_ours() -> None:
+    forbid_unsafe_unpickling()  # the SDK unpickles checkpoints before our code sees them
+    sdk.InferenceImageCache = ImageCache
+    sdk.Uploader = PatientUploader
+    sdk_gui.ServingGUITemplate = ServingGUI
+
+
+class BridgedServing(sly.nn.inference.SemanticSegmentation):
+    """The SDK's serving app, with the gaps that model.py fills: a subclass gives the methods of the first section."""
+
+    DEFAULT_BATCH_SIZE = AT_ONCE
+
+    def __init__(self, **options: Any) -> None:
+        _put_in_ours()
+        self.service = Service()
+        self.limits = self.service.limits
+        self._of_thread = threading.local()
+        self._side_by_side = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="image")
+        self._freezing = threading.RLock()
+        super().__init__(use_serving_gui_template=True, sliding_window_mode="none", **options)
+
+    # -- for subclasses ------------------------------------------------------------------------------------------
+
+    def annotate(self, image: Image, settings: Any, rectangle: sly.Rectangle | None, stop: Any) -> tuple[sly.Annotation, Any]:
+        """The objects of an image, or of a rectangle in it, and plain facts about the prediction."""
+        raise NotImplementedError
+
+    def read_settings(self, given: Mapping[str, Any]) -> Any:
+        """Raises RequestError."""
+        raise NotImplementedError
+
+    def sleep(self) -> None:
+        """Frees the device's memory."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Undoes `sleep`."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """The model is taken out of service."""
+        raise NotImplementedError
+
+    def add_routes(self, server: FastAPI) -> None:
+        """Once the SDK's are there."""
+        raise NotImplementedError
+
+    # -- deployment ----------------------------------------------------------------------------------------------
+
+    def _load_model_headless(self, model_files: Any, *arguments: Any, **options: Any) -> None:
+        """Nothing of the former model remains, also where the new one fails to load."""
+        if not isinstance(model_files, Mapping) or not model_files.get("checkpoint"):
+            raise RequestError("model_files: give the path of a checkpoint, {'checkpoint': '/.../best.pth'}")
+        if self._model_served:
+            self.shutdown_model()
+        super()._load_model_headless(model_files, *arguments, **options)
+
+    def shutdown_model(self) -> None:
+        with self._freezing:
+            self.forget()
+            self.classes, self._model_meta = None, None
+            super().shutdown_model()
+
+    def _set_model_meta_custom_model(self, model_info: Any) -> None:
+        """Classes come from the checkpoint itself; the SDK would take those of a file beside it."""
+
+    def _set_model_meta_external_model(self, classes_path: str | None = None) -> None:
+        """As above."""
+
+    def _extract_model_files_from_checkpoint(self, checkpoint_path: str) -> dict[str, Any]:
+        """The SDK would write the files embedded in a checkpoint to wherever their names say. We need none of them."""
+        return {}
+
+    def export_onnx(self, deploy_params: Any) -> Any:
+        raise RequestError(f"runtime={deploy_params.get('runtime')!r}: this app serves with {RuntimeType.PYTORCH}")
+
+    export_tensorrt = export_onnx
+
+    def update_model_meta(self) -> None:
+        raise RequestError("no model is deployed: choose one and press Serve, or deploy one by the API")
+
+    def _freeze_model(self) -> None:
+        """The SDK's would move the model to the CPU and fail where it is there already; ours frees the memory."""
+        with self._freezing:
+            if self._model_served and not self._model_frozen:
+                self.sleep()
+                self._model_frozen = True
+                sly.logger.info("The model sleeps to save resources; the next request wakes it.")
+
+    def _unfreeze_model(self) -> None:
+        with self._freezing:
+            if self._model_frozen:
+                self.wake()
+                self._model_frozen = False
+
+    def notices(self) -> tuple[str, ...]:
+        """What to say about the model in service, beside that it is."""
+        raise NotImplementedError
+
+    def _initialize_app_layout(self) -> None:
+        self.gui.device_in_use, self.gui.notices = (lambda: self.device), self.notices
+        super()._initialize_app_layout()
+
+    # -- command line ---------------------------------------------------------------------------------------------
+
+    def _parse_cli_deploy_args(self) -> tuple[Any, bool]:
+        return parse_arguments(sys.argv)
+
+    def _get_deploy_params_from_args(self) -> tuple[dict[str, Any], bool]:
+        """The SDK's would unpickle the checkpoint to see what it is."""
+        choice = self._args
+        params = {
+            "device": choice.device,
+            "runtime": RuntimeType.PYTORCH,
+            "model_precision": choice.precision,
+            "class_names": choice.class_names,
+        }
+        known = {model["meta"]["model_name"].lower(): model for model in self.pretrained_models}
+        model = known.get(choice.model.lower())
+        if model is not None:
+            return {
+                "model_source": ModelSource.PRETRAINED,
+                "model_files": model["meta"]["model_files"],
+                "model_info": model,
+            } | params, False
+        path = Path(choice.model)
+        info = {"model_name": path.stem, "framework_name": self.FRAMEWORK_NAME, "artifacts_dir": str(path.parent.parent)}
+        custom = {"model_source": ModelSource.CUSTOM, "model_files": {"checkpoint": choice.model}, "model_info": info}
+        if not path.is_file() and self.api is None:
+            raise RequestError(f"{choice.model}: there is no such file, and no published model of this name ({', '.join(known)})")
+        return custom | params, not path.is_file()
+
+    def _parse_inference_settings_from_args(self) -> None:
+        """Done by `parse_arguments`."""
+
+    def _inference_by_cli_deploy_args(self) -> None:
+        """The SDK's would read a whole folder into memory, and end at the first broken file."""
+        if self._args.input is None:
+            super()._inference_by_cli_deploy_args()
+        elif not predict_files(self, self._args):
+            sys.exit(1)
+
+    # -- prediction ----------------------------------------------------------------------------------------------
+
+    def is_batch_inference_supported(self) -> bool:
+        return True
+
+    def _get_inference_settings(self, state: dict[str, Any]) -> dict[str, Any]:
+        """As they came, with the rectangle; defaults are filled in where they are checked."""
+        settings = dict(state.get("settings") or {})
+        return settings | {"rectangle": state["rectangle"]} if "rectangle" in state else settings
+
+    def validate_inference_state(self, state: Any, log_error: bool = True) -> None:
+        """Everything is checked before a request is begun, so that what is wrong is a clear 400, also of an async request."""
+        if not self._model_served:
+            raise HTTPException(409, "no model is deployed: choose one and press Serve, or deploy one by the API")
+        try:
+            state = read_state(state)
+            settings = self._get_inference_settings(state)
+            self.read_settings(settings)
+            read_rectangles(settings, 1)
+            if state.get("upload_mode") not in UPLOAD_MODES:
+                raise RequestError(f"upload_mode={state['upload_mode']!r}: use append, replace, create or iou_merge")
+        except RequestError as error:
+            raise HTTPException(400, str(error)) from error
+
+    def _inference_auto(self, source: Sequence[Any], settings: dict[str, Any]) -> tuple[list[sly.Annotation], list[Any]]:
+        """The SDK's would read all images first, cut the rectangle out of bitmaps only, and could not be stopped."""
+        checked = self.read_settings(settings)
+        rectangles = read_rectangles(settings, len(source))
+        stop = getattr(self._of_thread, "stop", None)
+
+        def one(position: int) -> tuple[sly.Annotation, Any]:
+            image = source[position]
+            if not isinstance(image, np.ndarray):
+                image = decode(Upload.of_path(Path(image)), self.limits)
+            return self.annotate(image, checked, rectangles[position], stop)
+
+        self._unfreeze_model()
+        try:
+            together = len(source) > 1
+            done = list((self._side_by_side.map if together else map)(one, range(len(source))))
+        finally:
+            self._schedule_freeze_on_inactivity()
+        return [annotation for annotation, _ in done], [facts for _, facts in done]
+
+    def _inference_benchmark(
+        self, images_np: list[Image], settings: dict[str, Any]
+    ) -> tuple[list[sly.Annotation], dict[str, Any]]:
+        start = time.monotonic()
+        annotations, _ = self._inference_auto(images_np, settings)
+        milliseconds = (time.monotonic() - start) * 1000
+        return annotations, {"total": milliseconds, "preprocess": None, "inference": milliseconds, "postprocess": None}
+
+    def _inference_images(self, images: Sequence[Any], state: dict[str, Any], inference_request: InferenceRequest) -> None:
+        """Uploads are decoded batch by batch, never all at once, and belong to their request, whatever they are called."""
+        settings = self._get_inference_settings(state)
+        inference_request.set_stage(InferenceRequest.Stage.INFERENCE, 0, len(images))
+        with self._stoppable(inference_request):
+            for batch in batched(images, self._get_batch_size_from_state(state)):
+                uploads = [image for image in batch if isinstance(image, Upload)]
+                arrays = [decode(image, self.limits) if isinstance(image, Upload) else image for image in batch]
+                annotations, facts = self._inference_auto(arrays, settings)
+                names = [upload.name for upload in uploads] or [None] * len(batch)
+                self._hand_out(annotations, facts, names, inference_request)
+
+    def _hand_out(
+        self, annotations: list[sly.Annotation], facts: list[Any], names: Sequence[str | None], request: InferenceRequest
+    ) -> None:
+        predictions = []
+        for annotation, fact, name in zip(annotations, facts, names, strict=True):
+            prediction = sdk.Prediction(annotation, model_meta=self.model_meta, name=name)
+            prediction.extra_data["slides_data"] = fact
+            predictions.append(prediction)
+        request.add_results(self._format_output(predictions))
+        request.done(len(predictions))
+
+    def run_images(self, uploads: list[Upload], state: dict[str, Any]) -> list[dict[str, Any]]:
+        """Predicts now. Raises what went wrong, where the SDK's batch route would answer with an empty list."""
+        with self.service.admission.enter():
+            results: list[dict[str, Any]] = self.inference_requests_manager.run(self._inference_images, uploads, state)
+        return results
+
+    def schedule_images(self, uploads: list[Upload], state: dict[str, Any]) -> str:
+        """Predicts in the background, under the id that is returned. Raises Refused where the line is full."""
+        return self._schedule(self._inference_images, uploads, state)
+
+    def schedule_video(self, path: Path, state: dict[str, Any]) -> str:
+        """Predicts frames of a video file in the background; the file is removed afterwards."""
+        return self._schedule(self._inference_video_file, path, state)
+
+    def _inference_video_file(self, path: Path, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
+        try:
+            return self._inference_video(str(path), state, inference_request)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _schedule(self, work: Any, *arguments: Any) -> str:
+        place = contextlib.ExitStack()
+        place.enter_context(self.service.admission.enter())
+        request, future = self.inference_requests_manager.schedule_task(work, *arguments)
+        future.add_done_callback(lambda _: place.close())
+        return str(request.uuid)
+
+    def run_video_id(self, api: sly.Api, state: dict[str, Any]) -> dict[str, Any]:
+        """Raises what went wrong, where the SDK's route would answer with an empty list."""
+        request, future = self.inference_requests_manager.schedule_task(self._inference_video_id, api, state)
+        future.result()
+        if request.exception is not None:
+            raise request.exception
+        return {"ann": request.pop_pending_results(), **(request.final_result or {})}
+
+    @contextlib.contextmanager
+    def _stoppable(self, request: InferenceRequest) -> Iterator[None]:
+        """Stop ends the image at hand; what was predicted before stays."""
+        self._of_thread.stop = request.is_stopped
+        try:
+            yield
+        except Exception:
+            if not request.is_stopped():
+                raise
+        finally:
+            self._of_thread.stop = None
+
+    def _inference_image_ids(self, api: sly.Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
+        with self._stoppable(inference_request):
+            super()._inference_image_ids(api, state, inference_request)
+
+    def _inference_project_id(self, api: sly.Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
+        with self._stoppable(inference_request):
+            super()._inference_project_id(api, state, inference_request)
+
+    def _inference_video(self, path: str, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
+        with self._stoppable(inference_request):
+            return super()._inference_video(path, state, inference_request)
+
+    def _inference_video_id(self, api: sly.Api, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
+        with self._stoppable(inference_request):
+            return super()._inference_video_id(api, state, inference_request)
+
+    # -- predictions into projects -------------------------------------------------------------------------------
+
+    def upload_predictions(
+        self,
+        predictions: list[Any],
+        api: sly.Api,
+        upload_mode: str,
+        context: dict[str, Any] | None = None,
+        dst_dataset_id: int | None = None,
+        dst_project_id: int | None = None,
+        **more: Any,
+    ) -> None:
+        """The SDK's, which would add the same objects again when a request that was cut off is sent again."""
+        context = {} if context is None else context
+        if dst_project_id is not None and all(prediction.project_id == dst_project_id for prediction in predictions):
+            dst_project_id = None  # as documented: into the images themselves, not into copies of them
+        if upload_mode in ("append", "iou_merge") and dst_project_id is None and dst_dataset_id is None:
+            self._leave_out_what_is_there(predictions, api, context)
+        super().upload_predictions(predictions, api, upload_mode, context, dst_dataset_id, dst_project_id, **more)
+
+    def _leave_out_what_is_there(self, predictions: list[Any], api: sly.Api, context: dict[str, Any]) -> None:
+        """Puts the images' annotations where the SDK looks for them, and takes equal objects out of the predictions."""
+        known = context.setdefault("annotation", {})
+        metas = context.setdefault("project_meta", {})
+        for dataset_id in {prediction.dataset_id for prediction in predictions}:
+            those = [p for p in predictions if p.dataset_id == dataset_id]
+            project_id = those[0].project_id
+            if metas.get(project_id) is None:
+                metas[project_id] = sly.ProjectMeta.from_json(api.project.get_meta(project_id, with_settings=True))
+            for info in api.annotation.download_batch(dataset_id, [p.image_id for p in those]):
+                known[info.image_id] = sly.Annotation.from_json(info.annotation, metas[project_id])
+            for prediction in those:
+                before = known[prediction.image_id]
+                shapes = {_shape(label) for label in before.labels}
+                annotation = prediction.annotation
+                prediction.annotation = annotation.clone(
+                    labels=[label for label in annotation.labels if _shape(label) not in shapes]
+                )
+                fresh = {tag.name for tag in annotation.img_tags}
+                old = [tag for tag in before.img_tags if tag.name not in fresh | {"uncertain"}]
+                known[prediction.image_id] = before.clone(img_tags=sly.TagCollection(old))
+
+    # -- the server ----------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        super().serve()  # of a command line, it returns when the server has ended
+        self._add_routes_once()
+
+    def _run_server(self) -> None:
+        self._add_routes_once()
+        config = uvicorn.Config(self._app, self._args.host, self._args.port, ws="websockets")
+        self._uvicorn_server = uvicorn.Server(config)
+        self._uvicorn_server.run()
+
+    def _add_routes_once(self) -> None:
+        if not getattr(self, "_has_our_routes", False):
+            self._has_our_routes = True
+            self.add_routes(self._app.get_server())
+
+    def get_batch_size(self) -> int:
+        return self.DEFAULT_BATCH_SIZE
+
+
+def _shape(label: sly.Label) -> tuple[str, str]:
+    """What makes two objects equal: the class, perhaps with the suffix that the SDK adds, and the pixels."""
+    geometry = label.geometry
+    if isinstance(geometry, (sly.Bitmap, sly.AlphaMask)):
+        pixels = geometry.data
+        place = f"{geometry.origin.row},{geometry.origin.col},{pixels.shape}"
+        return label.obj_class.name.removesuffix("_nn"), f"{place},{hashlib.sha256(pixels.tobytes()).hexdigest()}"
+    content = geometry.to_json()
+    return label.obj_class.name.removesuffix("_nn"), str(content.get("points"))

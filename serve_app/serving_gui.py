@@ -1,0 +1,59 @@
+"""The SDK's serving page, with the choice of the precision, and with what went wrong in words."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+from collections.abc import Callable
+from typing import Any
+
+import supervisely as sly
+from supervisely.app import show_dialog
+from supervisely.app.widgets import Field, Select, Text, Widget
+from supervisely.nn.inference.gui import ServingGUITemplate
+
+from serve_app.errors import RequestError
+
+PRECISIONS = (
+    ("auto", "auto: bf16 on a GPU that has it, else fp32"),
+    ("fp32", "fp32: exact, slower"),
+    ("bf16", "bf16: half the memory, faster on recent GPUs"),
+)
+
+
+class ServingGUI(ServingGUITemplate):
+    """The page's own choice: `precision`. `device_in_use` tells where the model really is, `notices` what to say about it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.device_in_use: Callable[[], str | None] = lambda: None
+        self.notices: Callable[[], tuple[str, ...]] = tuple
+        super().__init__(*arguments, **options)
+
+    def _initialize_extra_widgets(self) -> list[Widget]:
+        items = [Select.Item(value, label) for value, label in PRECISIONS]
+        self.precision = Select(items, widget_id="hrda_precision")
+        self.notice = Text("", "warning", widget_id="hrda_notice")
+        self.notice.hide()
+        return [Field(self.precision, "Precision", "Numbers that the network computes with"), self.notice]
+
+    def get_params_from_gui(self) -> dict[str, Any]:
+        return {**super().get_params_from_gui(), "model_precision": self.precision.get_value()}
+
+    def deploy_with_current_params(self) -> None:
+        self.notice.hide()
+        try:
+            super().deploy_with_current_params()
+        except RequestError as error:
+            sly.logger.error(str(error))
+            self._say(str(error), "error")
+            with contextlib.suppress(Exception):  # a page that is not open yet cannot show one
+                show_dialog("The model could not be deployed", str(error), "error")
+
+    def set_deployed(self, device: str | None = None) -> None:
+        super().set_deployed(self.device_in_use() or device)
+        if self.notices():
+            self._say(" ".join(self.notices()), "warning")
+
+    def _say(self, text: str, status: str) -> None:
+        self.notice.set(html.escape(text), status)
+        self.notice.show()
