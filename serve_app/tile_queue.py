@@ -46,15 +46,20 @@ class _Job(NamedTuple):
     logits: Future[Tensor]
 
 
+def _alike(one: _Job, other: _Job) -> bool:
+    return one.windows.shape[1:] == other.windows.shape[1:]
+
+
 class TileQueue:
     """Runs the network for many threads, in the order in which they ask.
 
-    The request in front always goes next; windows of the others that have its shape fill the batch up. A large image has one
-    batch of windows in line at a time, so that a small one never waits for all of it.
+    The request in front always goes next; windows of the others that have its shape fill the batch up, where they `share`. A
+    large image has one batch of windows in line at a time, so that a small one never waits for all of it.
     """
 
-    def __init__(self, network: WindowNetwork) -> None:
+    def __init__(self, network: WindowNetwork, share: bool = True) -> None:
         self.network = network
+        self.share = share
         self._jobs: deque[_Job] = deque()
         self._change = threading.Condition()
         self._closed = False
@@ -113,7 +118,7 @@ class TileQueue:
             rest: deque[_Job] = deque()
             room = self.network.batch
             for job in self._jobs:
-                fits = not batch or (job.windows.shape[1:] == batch[0].windows.shape[1:] and len(job.windows) <= room)
+                fits = not batch or (self.share and _alike(job, batch[0]) and len(job.windows) <= room)
                 if not fits:
                     rest.append(job)
                 elif job.logits.set_running_or_notify_cancel():
