@@ -15,7 +15,6 @@ from hrda_core.training.run_directory import RunDirectory
 from train_app.errors import UserError
 from train_app.projects import Prepared
 
-
 FIGURES = (  # of experiment_info.json, the most important first
     *("foreground_iou", "mean_iou", "pixel_accuracy"),
     *("foreground_precision", "foreground_recall", "foreground_tolerant_f1"),
@@ -65,20 +64,15 @@ def meta_of(classes: Sequence[Mapping[str, Any]]) -> sly.ProjectMeta:
     return sly.ProjectMeta([sly.ObjClass(c["name"], sly.Bitmap, [int(part) for part in c["color"]]) for c in classes])
 
 
-def figures_of(checkpoint: Mapping[str, Any]) -> dict[str, float]:
-    """The selected network's validation figures, the most important first; {} without a validation set."""
+def figures_of(checkpoint: Mapping[str, Any], score: float | None) -> dict[str, float]:
+    """The selected network's validation figures, the most important first; {} without a validation set.
+
+    "score" is what the best checkpoint was chosen by: with the tuned thresholds, as the model predicts. The others: argmax.
+    """
     metrics = checkpoint["metrics"].get(checkpoint["selected"])
-    if not metrics:
+    if not metrics or score is None:
         return {}
-    wanted = (
-        "foreground_iou",
-        "mean_iou",
-        "pixel_accuracy",
-        "foreground_precision",
-        "foreground_recall",
-        "foreground_tolerant_f1",
-    )
-    return {name: metrics[name] for name in wanted if metrics.get(name) is not None}
+    return {"score": score} | {name: metrics[name] for name in FIGURES if metrics.get(name) is not None}
 
 
 def base_checkpoint(link: str) -> str:

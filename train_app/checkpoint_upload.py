@@ -10,6 +10,8 @@ from pathlib import Path
 
 import supervisely as sly
 
+from train_app.team_files import upload_files
+
 
 class CheckpointUpload:
     """Uploads the latest state of each offered file, one at a time, in a thread of its own.
@@ -53,7 +55,7 @@ class CheckpointUpload:
                 self._upload(path)
             except Exception as error:  # the training must not care
                 self._tell(
-                    f"{name} could not be uploaded yet ({_short(error)}); it is on the agent, and will be with the next one"
+                    f"{name} could not be uploaded yet ({_short(error)}); it is on the agent, and goes up with the next one"
                 )
 
     def _upload(self, path: Path) -> None:
@@ -63,7 +65,7 @@ class CheckpointUpload:
             os.link(path, snapshot)  # the trainer replaces its files, so that a link keeps this version
         except OSError:
             shutil.copyfile(path, snapshot)
-        self._api.file.upload(self._team_id, str(snapshot), f"{self._remote}/{path.name}")
+        upload_files(self._api, self._team_id, [str(snapshot)], [f"{self._remote}/{path.name}"])
 
 
 def _short(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 from hrda_core import TrainConfig
 from hrda_core.training.run_directory import RunDirectory
 
-TRAINER = ("-m", "hrda_core")  # what Python runs
+TRAINER = "HRDA_TRAINER"  # environment variable: another module than hrda_core that trains (tests, profilers)
 POLL = 0.2  # seconds
 LOCK_PATIENCE = 300.0  # seconds to wait for the training of a killed app, which saves and ends by itself
 Event = Mapping[str, Any]
@@ -53,7 +54,7 @@ class Runner:
 
         Args:
             folders: of the roles "source", "target" and "validation".
-            resume: go on with the run in the directory, with its own configuration; else such a run is overwritten.
+            resume: go on with the run in the directory, with `config` but the run's own model; else such a run is overwritten.
 
         Raises:
             TrainingFailed: it ended with an error, or was killed.
@@ -63,7 +64,8 @@ class Runner:
         position = self.events.stat().st_size if self.events.is_file() else 0
         with self.log.open("ab") as log:
             # the child ends by itself, saving, when its standard input closes: also when this process is killed
-            command = [sys.executable, *TRAINER, "train", str(self.here.path), *self._options(config, folders, resume)]
+            trainer = os.environ.get(TRAINER, "hrda_core")
+            command = [sys.executable, "-m", trainer, "train", str(self.here.path), *self._options(config, folders, resume)]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
         if self._stop:
             self.stop()
@@ -80,7 +82,7 @@ class Runner:
         for role, paths in folders.items():
             options += [f"--{role}={path}" for path in paths]
         if resume and self.here.config.is_file():
-            return [*options, "--resume", "--set", f"device={config.device}"]
+            return [*options, "--resume", *_changes(TrainConfig.load(self.here.config), config)]
         wanted = self.here.path / "wanted.yaml"
         wanted.write_text(config.to_yaml(), encoding="utf-8")
         return [*options, "--config", str(wanted), "--overwrite"]
@@ -138,3 +140,18 @@ class Runner:
         lines = self.log.read_bytes().replace(b"\r", b"\n").decode("utf-8", "replace").splitlines()
         told = [line for line in lines if line.strip()]
         return told[-1].removeprefix("error: ") if told else ""
+
+
+def _changes(stored: TrainConfig, wanted: TrainConfig) -> list[str]:
+    """--set for what differs, except the model, which the stored weights fix, and the folders, which have their own options."""
+    before, now = _leaves(stored.as_dict()), _leaves(wanted.as_dict())
+    fixed = ("model.", "data.source", "data.target", "data.validation", "mode")
+    differing = [name for name, value in now.items() if before.get(name) != value and not name.startswith(fixed)]
+    return [part for name in differing for part in ("--set", f"{name}={json.dumps(now[name])}")]
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in content.items():
+        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return leaves

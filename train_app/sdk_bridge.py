@@ -19,6 +19,7 @@ import supervisely as sly
 import tqdm.std
 from fastapi import HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse
+from supervisely.api.file_api import FileInfo
 from supervisely.app import show_dialog
 from supervisely.app.fastapi.subapp import _add_event_handler
 from supervisely.app.widgets import Card, Container
@@ -34,6 +35,7 @@ from train_app.app_state import choice_from_state, state_of_choice
 from train_app.choices import DataChoice
 from train_app.errors import UserError
 from train_app.runner import TrainingFailed
+from train_app.team_files import upload_files
 from train_app.training_view import TrainingView, preview_file
 from train_app.wizard import ClassesCard, SourceTargetCard, TrainingCard
 
@@ -80,7 +82,7 @@ class Wizard(sdk_gui.TrainGUI):
             gui_utils.button_clicked[getattr(self, step).button.widget_id] = False
         if isinstance(app_state, dict):
             app_state = {"train_val_split": {}, "tags": [], **app_state}
-            self._classes_of_state = list(app_state.get("classes") or [])
+            self._classes_of_state = self._names_of_classes(app_state.get("classes"))
         self._read_options((app_state or {}).get("options") or {} if isinstance(app_state, dict) else {})
         super().load_from_app_state(app_state, click_cb, validate_steps)
 
@@ -93,8 +95,7 @@ class Wizard(sdk_gui.TrainGUI):
             process.select_device.set_device(devices[0])
 
     def _init_input(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
-        classes = self._classes_of_state or self.classes_selector.get_selected_classes()
-        choice = choice_from_state(settings or {}, classes, self.project_id)
+        choice = choice_from_state(settings or {}, self._classes_of_state, self.project_id)
         self.input_selector.set(choice)
         self._class_choice = choice.classes
         return self._taken(self.input_selector, super()._init_input(settings, options, click_cb, validate))
@@ -107,7 +108,14 @@ class Wizard(sdk_gui.TrainGUI):
             names = [model["meta"]["model_name"] for model in self.models]
             if settings.get("model_name") not in names:
                 raise UserError(f"model.model_name={settings.get('model_name')!r}: use one of {', '.join(names)}")
-        return self._taken(self.model_selector, super()._init_model(settings, options, click_cb, validate))
+        try:
+            done = super()._init_model(settings, options, click_cb, validate)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:  # the SDK's, for what it does not find
+            raise UserError(
+                f"model: there is no checkpoint {settings.get('checkpoint')!r} of task {settings.get('task_id')!r} among the "
+                f"experiments of Train HRDA in this team ({error}); choose one that is in Team Files, /experiments"
+            ) from error
+        return self._taken(self.model_selector, done)
 
     def _init_classes(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
         self.classes_selector.set(self._class_choice)
@@ -120,6 +128,13 @@ class Wizard(sdk_gui.TrainGUI):
     def _init_hyperparameters(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
         done = super()._init_hyperparameters(settings, options, click_cb, validate)
         return self._taken(self.hyperparameters_selector, done)
+
+    def _names_of_classes(self, classes: Any) -> list[str]:
+        """Names, also where the state gives ids of classes, as the experiment page does."""
+        if not isinstance(classes, list):
+            raise UserError(f"classes={classes!r}: give a list of class names, such as ['crack']")
+        names = {c.sly_id: c.name for c in self.project_meta.obj_classes}
+        return [names.get(item, str(item)) for item in classes]
 
     @staticmethod
     def _taken(card: Any, is_valid: bool) -> bool:
@@ -170,6 +185,15 @@ class BridgedTrainApp(train_app.TrainApp):
     def split_ids(self) -> dict[str, list[int]]:
         raise NotImplementedError
 
+    def why_no_benchmark(self) -> str:
+        raise NotImplementedError
+
+    def benchmark_project(self) -> int:
+        raise NotImplementedError
+
+    def export(self, experiment_info: dict[str, Any]) -> str:
+        raise NotImplementedError
+
     def finished(self) -> None:
         """The experiment is complete."""
         raise NotImplementedError
@@ -194,6 +218,8 @@ class BridgedTrainApp(train_app.TrainApp):
     def get_app_state(self, experiment_info: dict[str, Any] | None = None) -> dict[str, Any]:
         """The SDK's, with section "input" and the options that it does not know; it round-trips through the API."""
         state: dict[str, Any] = super().get_app_state(experiment_info)
+        if state["model"]["source"] == ModelSource.PRETRAINED:
+            state["model"]["model_name"] = self.model_info["meta"]["model_name"]  # the table's row, not the trained encoder
         state["input"] = state_of_choice(self.choice)
         state["options"] |= {
             "devices": self.gui.training_process.get_devices(),
@@ -214,6 +240,10 @@ class BridgedTrainApp(train_app.TrainApp):
             raise UserError("A training is running already; stop it first, or start another session of the app.")
         try:
             super()._wrapped_start_training()
+        except (UserError, TrainingFailed, Stopped):
+            raise
+        except Exception as error:  # as one of ours, so that a client is not told to try it all again (5xx)
+            raise TrainingFailed(self.sentence(error, "Training failed")) from error
         finally:
             self._is_training.release()
             self.gui.training_process.stop_button.hide()
@@ -251,6 +281,12 @@ class BridgedTrainApp(train_app.TrainApp):
             )
         return result
 
+    def _upload_file_to_team_files(self, local_path: str, remote_path: str, message: str) -> FileInfo | None:
+        """By the SDK's asynchronous upload: the other one waits for ever when the platform answers with an error once."""
+        self.view.say(f"{message} ...")
+        upload_files(self._api, self.team_id, [local_path], [remote_path])
+        return self._api.file.get_info_by_path(self.team_id, remote_path)
+
     def _upload_artifacts(self, resume: bool = False) -> Any:
         """Into the directory that has the checkpoints of this task already, and without what is there."""
         self._resume_ctx = {**(self._resume_ctx or {}), "remote_dir": self.remote_directory}
@@ -284,6 +320,30 @@ class BridgedTrainApp(train_app.TrainApp):
         sly.json.dump_json_file(result, str(path))
         self._upload_file_to_team_files(str(path), f"{remote_dir.rstrip('/')}/{path.name}", f"Uploading {path.name}")
         return {**result, "project_preview": preview}
+
+    def _run_model_benchmark(
+        self,
+        local_artifacts_dir: str,
+        remote_artifacts_dir: str,
+        experiment_info: dict[str, Any],
+        splits_data: dict[str, Any],
+        model_meta: sly.ProjectMeta,
+        gt_project_id: int | None = None,
+    ) -> tuple[Any, ...]:
+        """The platform's own evaluation, on the validation images; where it cannot run the user is told why."""
+        reason = self.why_no_benchmark() or ("the serving app is not installed here" if self._inference_class is None else "")
+        if reason:
+            text = f"The platform's own evaluation report was not made: {reason}. Our figures are in report.html."
+            self.view.notice(text)
+            sly.logger.warning(text)
+            return None, None, None, {}, None
+        split = self.split_ids()
+        parts = {name: {"dataset_ids": None, "images_ids": split[name]} for name in ("train", "val")}
+        project = self.benchmark_project()
+        result: tuple[Any, ...] = super()._run_model_benchmark(
+            local_artifacts_dir, remote_artifacts_dir, experiment_info, parts, model_meta, project
+        )
+        return result
 
     def _get_resume_app_state(self, experiment_info: dict[str, Any]) -> dict[str, Any]:
         """The SDK's would put its own section "input" over ours."""
@@ -340,7 +400,8 @@ class BridgedTrainApp(train_app.TrainApp):
         @server.exception_handler(TrainingFailed)
         @server.exception_handler(Stopped)
         async def refuse(request: Request, error: Exception) -> JSONResponse:
-            return JSONResponse({"error": self.sentence(error, "")}, 400 if isinstance(error, UserError) else 500)
+            # never 5xx: the SDK's client would send the request ten times, and train as often
+            return JSONResponse({"error": self.sentence(error, "")}, 400 if isinstance(error, UserError) else 409)
 
         @server.post("/stop_training")
         def stop() -> dict[str, str]:
@@ -365,6 +426,7 @@ class BridgedTrainApp(train_app.TrainApp):
     def on_start(self, function: Callable[[], dict[str, Any]]) -> None:
         """What Start runs, once `prepare_data` has."""
         self.start(function)
+        self.export_onnx(self.export)
 
     def start_at_once(self, function: Callable[[], None]) -> None:
         """Runs `function` in a thread as soon as the server is up."""
@@ -387,9 +449,9 @@ class BridgedTrainApp(train_app.TrainApp):
             probe.bind(("127.0.0.1", 0))
             self._tensorboard_port = probe.getsockname()[1]
         self._register_routes()
-        command = [sys.executable, "-m", "tensorboard.main", f"--logdir={self.log_dir}", f"--port={self._tensorboard_port}"]
-        self._tensorboard_process = subprocess.Popen(
-            [*command, "--host=127.0.0.1", "--reload_multifile=true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        options = [f"--logdir={self.log_dir}", f"--port={self._tensorboard_port}", "--host=127.0.0.1", "--reload_multifile=true"]
+        command = [sys.executable, "-m", "train_app.tensorboard_server", *options]
+        quiet = subprocess.DEVNULL
+        self._tensorboard_process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
         self.app.call_before_shutdown(self.stop_tensorboard)
         self.gui.training_logs.tensorboard_button.enable()

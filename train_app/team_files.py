@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import supervisely as sly
@@ -34,6 +34,11 @@ def fetch_file(api: sly.Api, team_id: int, remote: str, folder: Path, show: Show
         raise UserError(f"{remote}: {temporary.stat().st_size} of {info.sizeb} bytes arrived; start again")
     temporary.replace(local)
     return local
+
+
+def upload_files(api: sly.Api, team_id: int, local: Sequence[str], remote: Sequence[str]) -> None:
+    """Uploads files, over those that are there. The SDK's plain upload cannot be repeated after an error, and hangs then."""
+    api.file.upload_bulk_fast(team_id, list(local), list(remote), enable_fallback=False)
 
 
 def fetch_run(api: sly.Api, team_id: int, experiment: str, run: RunDirectory, show: Show) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
@@ -13,6 +14,7 @@ import supervisely as sly
 
 from hrda_core import TrainConfig, load_checkpoint
 from hrda_core.data.parallel import Stopped
+from hrda_core.inference.export import export_onnx
 from hrda_core.training.run_directory import RunDirectory
 from train_app.artifacts import base_checkpoint, figures_of, meta_of, stage_artifacts
 from train_app.checkpoint_upload import CheckpointUpload
@@ -66,7 +68,7 @@ class TrainHRDA(BridgedTrainApp):
             cache = default_cache() if self.gui.input_selector.get_cache_value() else self._data / "cache"
             self._prepared = prepare_datasets(self._api, choice, self._data, cache, self._show, self._stop.is_set)
         except Exception as error:
-            self._session.update(phase="stopped" if isinstance(error, Stopped) else "failed")
+            self._note_end(error)
             raise
         for notice in self._prepared.notices:
             self.view.notice(notice)
@@ -84,7 +86,7 @@ class TrainHRDA(BridgedTrainApp):
         try:
             outcome = self._train(self._config, self._prepared, upload)
         except Exception as error:
-            self._session.update(phase="stopped" if isinstance(error, Stopped) else "failed")
+            self._note_end(error)
             raise
         finally:
             upload.close()
@@ -132,9 +134,9 @@ class TrainHRDA(BridgedTrainApp):
         self._session.update(phase="finalizing", record=record)
         if outcome.stopped:
             reason = outcome.stopped[0].upper() + outcome.stopped[1:]
-            self.gui.training_artifacts.success_message_text = (
-                f"{reason}: what was trained until iteration {outcome.iteration} is saved and uploaded."
-            )
+            text = f"{reason}: what was trained until iteration {outcome.iteration} is saved and uploaded."
+            self.gui.training_artifacts.success_message_text = text
+            sly.logger.info(text)
         staged = stage_artifacts(self._run, Path(self.work_dir) / "staging", prepared)
         self.add_output_files([str(path) for path in staged.files])
         return {
@@ -176,6 +178,38 @@ class TrainHRDA(BridgedTrainApp):
         record: dict[str, Any] = self._session.read()["record"]
         return record
 
+    def why_no_benchmark(self) -> str:
+        """Why the platform cannot evaluate the model itself, "" where it can."""
+        choice = self.choice
+        projects = choice.validation.projects if choice.validation.method == "project" else choice.target
+        if choice.validation.method == "none":
+            return "there are no validation images"
+        if len({project.project_id for project in projects}) > 1:
+            return "it compares with one project, and the validation images are in several"
+        if choice.classes.merged or choice.classes.ignored or choice.classes.background is False:
+            return "it knows neither merged nor ignored classes, nor models without a background"
+        meta = sly.ProjectMeta.from_json(self._api.project.get_meta(projects[0].project_id))
+        shapes = {name: c.geometry_type.geometry_name() for name in self.classes if (c := meta.get_obj_class(name)) is not None}
+        others = {name: shape for name, shape in shapes.items() if shape != "bitmap"}
+        if others:
+            named = ", ".join(f"{name} ({shape})" for name, shape in others.items())
+            return f"it compares bitmaps only, and the validation project has {named}"
+        return ""
+
+    def benchmark_project(self) -> int:
+        choice = self.choice
+        projects = choice.validation.projects if choice.validation.method == "project" else choice.target
+        return projects[0].project_id
+
+    def export(self, experiment_info: dict[str, Any]) -> str:
+        """The best checkpoint as ONNX, beside the others."""
+        try:
+            path = export_onnx(experiment_info["best_checkpoint"], Path(self.output_dir) / "export" / "best.onnx")
+        except Exception as error:  # the SDK only logs it
+            self._tell(f"The model was not exported to ONNX: {error}")
+            raise
+        return str(path)
+
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _model(self) -> ModelChoice:
@@ -214,6 +248,10 @@ class TrainHRDA(BridgedTrainApp):
         directory = base_checkpoint(self.gui.model_selector.get_checkpoint_link())
         fetch_run(self._api, self.team_id, directory, self._run, self._show)
         self._continues = True
+
+    def _note_end(self, error: Exception) -> None:
+        with contextlib.suppress(OSError):  # the disk may be full, which is then told already
+            self._session.update(phase="stopped" if isinstance(error, Stopped) else "failed")
 
     def _what_is_left(self) -> str:
         if not self._run.last.is_file():
