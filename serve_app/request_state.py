@@ -69,6 +69,39 @@ def clip(rectangle: sly.Rectangle, height: int, width: int) -> tuple[int, int, i
     return top, left, bottom, right
 
 
+def read_frames(state: Mapping[str, Any], total: int) -> dict[str, Any]:
+    """The state with the frames to predict under the names that the SDK's server reads, and none beyond the `total` there are.
+
+    Its clients send others than its server reads, so that it would predict every frame.
+
+    Raises:
+        RequestError: a number that does not fit.
+    """
+    names = {
+        "startFrameIndex": ("startFrameIndex", "start_frame_index", "start_frame"),
+        "endFrameIndex": ("endFrameIndex", "end_frame_index", "end_frame"),
+        "framesCount": ("framesCount", "frames_count", "num_frames"),
+        "stride": ("stride", "step"),
+    }
+    read = dict(state)
+    for ours, theirs in names.items():
+        value = next((state[name] for name in theirs if state.get(name) is not None), None)
+        least = 0 if ours.endswith("Index") else 1
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise RequestError(f"{theirs[-1]}={str(value)[:100]!r}: use a whole number from {least} on")
+        read[ours] = value
+    start = read["startFrameIndex"] = read["startFrameIndex"] or 0
+    if start >= total:
+        raise RequestError(f"start_frame={start}: the video has {total} frames, counted from 0")
+    left = total - start if state.get("direction", "forward") == "forward" else start + 1
+    wanted = read["framesCount"]
+    if wanted is None and read["endFrameIndex"] is not None:
+        wanted = abs(read["endFrameIndex"] - start) + 1
+    if wanted is not None or state.get("duration") is None:
+        read["framesCount"] = min(wanted or left, left)
+    return read
+
+
 def _rectangle(content: Any) -> sly.Rectangle:
     """Both points of a rectangle belong to it. Those of {"points": {"exterior": [[left, top], [right, bottom]]}}."""
     try:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import supervisely as sly
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from supervisely._utils import batched
 from supervisely.nn.inference import gui as sdk_gui
 from supervisely.nn.inference import inference as sdk
@@ -29,13 +29,14 @@ from hrda_core.data.samples import Image
 from serve_app.command_line import parse_arguments, predict_files
 from serve_app.errors import RequestError
 from serve_app.image_cache import ImageCache
-from serve_app.request_state import read_rectangles, read_state
+from serve_app.limits import Refused
+from serve_app.request_state import read_frames, read_rectangles, read_state
 from serve_app.safe_checkpoints import forbid_unsafe_unpickling
 from serve_app.service import Service
 from serve_app.serving_gui import ServingGUI
 from serve_app.uploads import Upload, decode
 
-UPLOAD_MODES = (None, "append", "replace", "create", "iou_merge")
+UPLOAD_MODES = ("append", "replace", "create", "iou_merge")
 AT_ONCE = 4  # images of a batch that are predicted side by side, so that their tiles share batches
 
 
@@ -201,16 +202,14 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
     def validate_inference_state(self, state: Any, log_error: bool = True) -> None:
         """Everything is checked before a request is begun, so that what is wrong is a clear 400, also of an async request."""
         if not self._model_served:
-            raise HTTPException(409, "no model is deployed: choose one and press Serve, or deploy one by the API")
-        try:
-            state = read_state(state)
-            settings = self._get_inference_settings(state)
-            self.read_settings(settings)
-            read_rectangles(settings, 1)
-            if state.get("upload_mode") not in UPLOAD_MODES:
-                raise RequestError(f"upload_mode={state['upload_mode']!r}: use append, replace, create or iou_merge")
-        except RequestError as error:
-            raise HTTPException(400, str(error)) from error
+            raise Refused(409, "not_deployed", "no model is deployed: choose one and press Serve, or deploy one by the API")
+        state = read_state(state)
+        settings = self._get_inference_settings(state)
+        self.read_settings(settings)
+        read_rectangles(settings, 1)
+        mode = state.get("upload_mode")
+        if mode is not None and mode not in UPLOAD_MODES:
+            raise RequestError(f"upload_mode={str(mode)[:100]!r}: use {', '.join(UPLOAD_MODES)}")
 
     def _inference_auto(self, source: Sequence[Any], settings: dict[str, Any]) -> tuple[list[sly.Annotation], list[Any]]:
         """The SDK's would read all images first, cut the rectangle out of bitmaps only, and could not be stopped."""
@@ -262,6 +261,10 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
             predictions.append(prediction)
         request.add_results(self._format_output(predictions))
         request.done(len(predictions))
+
+    def _format_output(self, predictions: list[Any]) -> list[dict[str, Any]]:
+        """With the name under which one of the SDK's clients looks for the image's."""
+        return [{"image_name": result["name"], **result} for result in super()._format_output(predictions)]
 
     def run_images(self, uploads: list[Upload], state: dict[str, Any]) -> list[dict[str, Any]]:
         """Predicts now. Raises what went wrong, where the SDK's batch route would answer with an empty list."""
@@ -319,6 +322,8 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
             super()._inference_project_id(api, state, inference_request)
 
     def _inference_video(self, path: str, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
+        with sdk.VideoFrameReader(path) as video:
+            state = read_frames(state, video.frames_count())
         with self._stoppable(inference_request):
             return super()._inference_video(path, state, inference_request)
 
