@@ -318,8 +318,9 @@ def test_a_disk_that_fills_up_is_told_and_start_goes_on_once_there_is_room(
         assert train(app, state, wait=False).ok
         app.wait(lambda: iterations(app) >= 7, 120, "training did not begin")
         fill(filler)
-        app.wait(lambda: "isk is full" in app.status(), 120, "the full disk is not told")
+        app.wait(lambda: "Start with the same settings" in app.log(), 120, "the full disk is not told")
         said = app.status()
+        assert said.startswith("The disk of run directory") and "is full: free some space" in said
         assert "Nothing before that is lost: checkpoints until iteration" in said and "completed" not in said
         filler.unlink()
         assert train(app, state).ok, app.log()[-6000:]

@@ -43,6 +43,7 @@ from train_app.wizard import ClassesCard, SourceTargetCard, TrainingCard
 tqdm.std.tqdm.__del__ = lambda self: None  # type: ignore[method-assign]
 
 FRAMEWORK = "HRDA"
+TOLD = (UserError, TrainingFailed, Stopped)  # shown to the user by the time they leave a thread
 STEPS = ("input_selector", "model_selector", "classes_selector", "hyperparameters_selector")
 
 
@@ -143,6 +144,16 @@ class Wizard(sdk_gui.TrainGUI):
         return True
 
 
+def _no_traceback_of_what_was_told() -> None:
+    usual = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not issubclass(arguments.exc_type, TOLD):
+            usual(arguments)
+
+    threading.excepthook = hook
+
+
 def _put_in_our_cards() -> None:
     sdk_gui.InputSelector = SourceTargetCard
     sdk_gui.ClassesSelector = ClassesCard
@@ -162,6 +173,7 @@ class BridgedTrainApp(train_app.TrainApp):
 
     def __init__(self, models: str, hyperparameters: str, app_options: str) -> None:
         _put_in_our_cards()
+        _no_traceback_of_what_was_told()
         super().__init__(FRAMEWORK, models, hyperparameters, app_options)
         self._is_training = threading.Lock()
         self._add_routes()
@@ -240,7 +252,7 @@ class BridgedTrainApp(train_app.TrainApp):
             raise UserError("A training is running already; stop it first, or start another session of the app.")
         try:
             super()._wrapped_start_training()
-        except (UserError, TrainingFailed, Stopped):
+        except TOLD:
             raise
         except Exception as error:  # as one of ours, so that a client is not told to try it all again (5xx)
             raise TrainingFailed(self.sentence(error, "Training failed")) from error
@@ -359,7 +371,7 @@ class BridgedTrainApp(train_app.TrainApp):
         """A stop is not an error; an error is told by its own sentence, not by 'check the logs'."""
         sentence = self.sentence(e, message)
         stopped = isinstance(e, Stopped)
-        known = isinstance(e, (UserError, TrainingFailed, Stopped))
+        known = isinstance(e, TOLD)
         sly.logger.log(20 if stopped else 40, sentence, exc_info=None if known else e)
         status = "warning" if stopped else "error"
         self.gui.training_process.validator_text.set(html.escape(sentence).replace("\n", "<br>"), status)
@@ -432,7 +444,7 @@ class BridgedTrainApp(train_app.TrainApp):
         """Runs `function` in a thread as soon as the server is up."""
 
         def run() -> None:
-            with contextlib.suppress(UserError, TrainingFailed, Stopped):  # shown already
+            with contextlib.suppress(*TOLD):  # shown already
                 function()
 
         _add_event_handler(self._server, "startup", lambda: threading.Thread(target=run, daemon=True).start())

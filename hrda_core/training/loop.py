@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def train(
     except Stopped:  # while the data were checked
         end, result = End(0, None, "stop requested"), TrainResult(here.path, here.best, here.last, None, "stop requested")
     except Exception as error:
-        tell(Failed(position.iteration, str(error)))
+        tell(Failed(position.iteration, _reason(error)))
         raise
     tell(Finished(end.iteration, end.score, end.stopped))
     return result
@@ -115,6 +116,13 @@ def _run_baseline(data: RunData, here: RunDirectory, tell: Listener, stop: StopR
         if here.last.is_file():
             run.restore(here.last)
         return run.loop()
+
+
+def _reason(error: Exception) -> str:
+    """The sentence of an error; without "[Errno 28]" where the disk is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return str(error.strerror)
+    return str(error)
 
 
 class _Position:
