@@ -152,11 +152,17 @@ class Engine:
         return self._queue.network.batch
 
     def close(self, drain: float = DRAIN) -> None:
-        """Takes the model out of service: new requests get `EngineClosed`, those under way have `drain` seconds to end."""
+        """Takes the model out of service and frees its memory.
+
+        New requests get `EngineClosed`, and so do those that are still under way after `drain` seconds.
+        """
         with self._idle:
             self._closed = True
             self._idle.wait_for(lambda: self._active == 0, timeout=drain)
         self._queue.close()
+        self._predictor.model.to("meta")  # frees the weights now, also where a request still holds the engine
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:

@@ -364,6 +364,7 @@ def test_closing_lets_requests_end_and_refuses_new_ones(content: dict[str, Any])
         closing.join(WAIT)
     assert_same(answers[0], Predictor(content, "cpu").predict([image])[0])
     engine.close()  # twice does no harm
+    assert engine.model_card()["version"] == engine.weights_version
 
 
 def test_closing_does_not_wait_for_ever(content: dict[str, Any]) -> None:
