@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
@@ -23,9 +28,11 @@ from hrda_core.inference.predictor import Prediction, Predictor
 from serve_app.endpoints import OPENAPI, add_endpoints
 from serve_app.engine import Engine, PredictOptions
 from serve_app.limits import Admission, Limits, Refused
+from serve_app.request_image import SETTINGS, options_of
 from serve_app.service import Service
 
 CONTENT = micro_checkpoint()
+MEASURED = Predictor(CONTENT, "cpu").preprocessing
 IMAGE = photo(90, 130)
 MAPS = ("/predict/labels", "/predict/confidence", "/predict/probabilities")
 
@@ -274,6 +281,28 @@ def test_an_error_of_ours_keeps_its_details_for_the_log(
     assert "ZeroDivisionError" in caplog.text and answer.json()["request_id"] in caplog.text
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+WORDS = (
+    st.sampled_from(["512", "64x64", "0x0", "1e9", "-1", "nan", "true", "tuned", "0.5,0.5", ",", "x", "٣", "1_000"]) | st.text()
+)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(st.dictionaries(st.sampled_from(SETTINGS) | st.text(max_size=10), JSON | WORDS, max_size=4))
+def test_any_settings_give_options_within_range_or_a_refusal_of_reasonable_length(settings: dict[str, Any]) -> None:
+    try:
+        options = options_of(settings)
+    except Refused as refused:
+        assert refused.status == 400 and 0 < len(str(refused)) < 1000
+        return
+    preprocessing = options.preprocessing(MEASURED)
+    assert max(preprocessing.window) <= 2048 and preprocessing.overlap <= 0.9 and preprocessing.scale <= 4
+
+
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +387,55 @@ def test_a_place_in_line_is_given_back_after_an_error() -> None:
     with admission.enter(), pytest.raises(Refused), admission.enter():
         pass
     assert admission.inside == 0
+
+
+# -- over a real connection ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def listening(client: TestClient) -> Iterator[int]:
+    """The port on which the client's server listens."""
+    server = uvicorn.Server(uvicorn.Config(client.app, port=0, log_level="error", lifespan="off"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(WAIT)
+        listener.close()
+
+
+def head(length: int, kind: str = "image/png") -> bytes:
+    return f"POST {MAPS[0]} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def test_a_client_that_hangs_up_frees_its_place_at_once(engine: Engine) -> None:
+    client = served(engine)
+    admission = client.service.admission  # type: ignore[attr-defined]
+    with listening(client) as port, busy_network() as network:
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(head(len(png(IMAGE))) + png(IMAGE))
+        assert network.arrived.wait(WAIT) and admission.inside == 1
+        connection.close()
+        end = time.monotonic() + WAIT
+        while admission.inside and time.monotonic() < end:
+            time.sleep(0.01)
+        assert admission.inside == 0 and not network.free.is_set()
+    assert client.post(MAPS[0], **as_body(IMAGE)).status_code == 200
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_longer_than_the_deadline(engine: Engine) -> None:
+    with listening(served(engine, deadline=0.3)) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head(1000) + b"only this")
+        assert b" 504 " in connection.recv(1000)
+
+
+def test_too_large_a_body_is_answered_before_it_is_sent(engine: Engine) -> None:
+    with listening(served(engine, body_mb=1)) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head(2**40))
+        assert b" 413 " in connection.recv(1000)
 
 
 # -- state ------------------------------------------------------------------------------------------------------------
