@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from hrda_core import load_checkpoint
@@ -96,17 +97,22 @@ def _on_device(content: dict[str, Any], device: str, precision: str) -> tuple[En
         notices.append(f"{device} was asked for, and this machine has {there or 'no'} GPU(s): the model runs on the CPU, slowly.")
         device = "cpu"
     try:
-        engine = Engine(content, device, precision)
-        engine.warm_up()
-        return engine, notices
+        return _warm(Engine(content, device, precision)), notices
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if device == "cpu" or not torch.cuda.is_available():
             raise
         notices.append(f"The GPU could not be used ({str(error).splitlines()[0]}): the model runs on the CPU, slowly.")
     torch.cuda.empty_cache()
-    engine = Engine(content, "cpu", precision)
-    engine.warm_up()
-    return engine, notices
+    return _warm(Engine(content, "cpu", precision)), notices
+
+
+def _warm(engine: Engine) -> Engine:
+    """A GPU loads its kernels now, not in the first request. A CPU has none: there a small image shows that it works."""
+    if engine.device.type == "cuda":
+        engine.warm_up()
+    else:
+        engine.predict(np.zeros((64, 64, 3), dtype=np.uint8))
+    return engine
 
 
 def _has(device: str) -> bool:

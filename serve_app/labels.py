@@ -134,17 +134,13 @@ def _labels(
 
 
 def _polygons(pixels: NDArray[np.bool_], row: int, column: int, tolerance: float) -> Iterator[sly.Polygon]:
-    """Outlines with their holes. Drawn again they give the same pixels, where `tolerance` is 0."""
-    contours, hierarchy = cv2.findContours(pixels.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    for number, contour in enumerate(contours):
-        _, _, child, parent = hierarchy[0][number]
-        if parent >= 0:
-            continue
-        holes = []
-        while child >= 0:
-            holes.append(_points(contours[child], tolerance, row, column))
-            child = hierarchy[0][child][0]
-        yield sly.Polygon(_points(contour, tolerance, row, column), holes)
+    """Outlines with their holes, which the SDK draws without their outlines: the same pixels, where `tolerance` is 0."""
+    contours, _ = cv2.findContours(pixels.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    for contour in contours:
+        filled = cv2.fillPoly(np.zeros(pixels.shape, np.uint8), [contour], 1)
+        missing = (filled.astype(bool) & ~pixels).view(np.uint8)
+        holes, _ = cv2.findContours(missing, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        yield sly.Polygon(_points(contour, tolerance, row, column), [_points(hole, tolerance, row, column) for hole in holes])
 
 
 def _points(contour: NDArray[np.int32], tolerance: float, row: int, column: int) -> list[sly.PointLocation]:

@@ -215,7 +215,8 @@ def test_predictions_are_appended_once_and_replaced(model: ModelAPI, scene: Scen
 def test_the_uncertain_tag_follows_the_last_prediction(model: ModelAPI, scene: Scene) -> None:
     image = scene.images[4]
     for limit, there in ((0.01, True), (0.01, True), (1.0, False)):
-        model.predict(image_id=image, upload_mode="append", settings={"uncertain_from": limit})
+        state = {"image_id": image, "upload_mode": "append", "settings": {"uncertain_from": limit}}
+        assert post(model, "inference_image_id", state).ok
         assert [tag.name for tag in scene.annotation(image).img_tags] == ["uncertain"] * there
 
 

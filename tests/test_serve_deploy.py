@@ -1,0 +1,211 @@
+"""Models come into service: from the page, from published checkpoints, on whatever device there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_formulas import hrda_state
+from serve_scene import CLASSES, NAMES, Scene, expected, make_checkpoint, picture
+from supervisely.nn.utils import ModelSource
+from test_serve_app import Payload
+
+from hrda_core import ClassInfo
+from hrda_core.models.weights import our_name
+from serve_app import deploy as deploy_module
+from serve_app.deploy import deploy, published_file, read_content
+from serve_app.errors import RequestError
+from serve_app.model import ServeHRDA
+from serve_app.published import CITYSCAPES, published_content
+from tests.local_platform import LocalPlatform
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("run") / "best.pth", steps=2)
+
+
+def test_a_gpu_that_is_not_there_is_replaced_with_a_notice(checkpoint: Path) -> None:
+    deployed = deploy(checkpoint, "cuda:7")
+    assert str(deployed.engine.device) == "cpu"
+    assert "cuda:7 was asked for" in deployed.notices[0] and "runs on the CPU" in deployed.notices[0]
+    assert not deploy(checkpoint, "cpu").notices and deployed.facts.tuned == (0.4, 0.4)
+    deployed.engine.close()
+
+
+def test_a_gpu_that_fails_is_replaced_with_a_notice(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, devices = deploy_module.Engine, []
+
+    def engine(content: Any, device: str, precision: str) -> Any:
+        devices.append(device)
+        if device != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+        return real(content, device, precision)
+
+    monkeypatch.setattr(deploy_module, "Engine", engine)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    deployed = deploy(checkpoint, "cuda:0")
+    assert devices == ["cuda:0", "cpu"]
+    assert deployed.notices == (
+        "The GPU could not be used (CUDA out of memory. Tried to allocate 2 GiB): the model runs on the CPU, slowly.",
+    )
+
+
+def test_what_cannot_be_deployed_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        ((checkpoint, "gpu"), "device='gpu'"),
+        ((checkpoint, "cpu", "fp8"), "precision='fp8': use auto, fp32, bf16"),
+        ((tmp_path / "none.pth",), "there is no such file"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            deploy(*arguments)
+
+
+# ---- published checkpoints
+
+
+def published(path: Path, multi_resolution: bool = True, classes: int = 19) -> tuple[Path, dict[str, torch.Tensor]]:
+    """As the authors' code saves one, with a small encoder: student and teacher, and DAFormer without the scale attention."""
+    state = {key: value for key, value in hrda_state().items() if multi_resolution or "scale_attention" not in key}
+    if not multi_resolution:
+        state = {key.replace("decode_head.head.", "decode_head."): value for key, value in state.items()}
+    for key in [key for key in state if "conv_seg" in key]:
+        state[key] = state[key][:classes]
+    state = {f"{network}.{key}": value for network in ("model", "ema_model") for key, value in state.items()}
+    torch.save({"meta": {"epoch": 1}, "state_dict": state}, path)
+    return path, state
+
+
+@pytest.mark.parametrize("multi_resolution", [True, False])
+def test_published_checkpoints_know_encoder_kind_and_classes(multi_resolution: bool, tmp_path: Path) -> None:
+    path, state = published(tmp_path / "latest.pth", multi_resolution)
+    content = read_content(path)
+    assert content["model_config"]["encoder"] == "mit_b0"
+    assert content["model_config"]["multi_resolution"] is multi_resolution
+    assert [c["name"] for c in content["classes"]] == list(CITYSCAPES)
+    assert content["preprocessing"]["scale"] == (1.0 if multi_resolution else 0.5)
+    key = next(key for key in state if key.startswith("model.backbone.block3.1.attn.q.weight"))
+    assert torch.equal(content["student"][our_name(key.removeprefix("model."))], state[key])
+    if not multi_resolution:
+        deployed = deploy(path, "cpu", class_names=None)
+        assert not deployed.facts.has_background
+        assert deployed.engine.predict(picture(1, 64, 64)[0]).labels.max() < 19
+        deployed.engine.close()
+
+
+def test_other_classes_than_cityscapes_need_names(tmp_path: Path) -> None:
+    path, _ = published(tmp_path / "latest.pth", classes=3)
+    with pytest.raises(ValueError, match=r"finds 3 classes, whose names it does not hold"):
+        published_content(path)
+    with pytest.raises(ValueError, match=r"finds 3 classes, give each one its own name"):
+        published_content(path, ["a", "a", "b"])
+    assert [c["name"] for c in published_content(path, ["a", "b", "c"])["classes"]] == ["a", "b", "c"]
+
+
+def test_other_public_files_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="holds no segmentation network"):
+        read_content(tmp_path / "other.pth")
+
+
+def test_where_published_files_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(remote: str, local: Path) -> bool:
+        asked.append(remote)
+        local.write_bytes(b"")
+        return True
+
+    asked: list[str] = []
+    with pytest.raises(RequestError, match=r"download the checkpoint from its authors .* put it under this name into Team Files"):
+        published_file("hrda.pth", [tmp_path], None)
+    assert published_file("hrda.pth", [tmp_path], fetch) == tmp_path / "hrda.pth"
+    assert asked == ["/HRDA/published/hrda.pth"]
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "hrda.pth").write_bytes(b"")
+    monkeypatch.setenv("HRDA_PUBLISHED", str(own))
+    assert published_file("hrda.pth", [tmp_path], None) == own / "hrda.pth"
+
+
+# ---- the page
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with LocalPlatform(tmp_path_factory.mktemp("platform")) as platform, pytest.MonkeyPatch.context() as patch:
+        scene = Scene(platform, tmp_path_factory.mktemp("files"))
+        scene.experiment("two classes", make_checkpoint(scene.folder / "two.pth", CLASSES[:2], steps=2), NAMES[:2])
+        torch.save({**torch.load(scene.checkpoint), "x": Payload(scene.folder / "ran")}, scene.folder / "evil.pth")
+        scene.experiment("evil", scene.folder / "evil.pth", NAMES)
+        task = platform.start_task("http://127.0.0.1:9")
+        for name, value in platform.environment(task_id=task).items():
+            patch.setenv(name, value)
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def page(scene: Scene) -> ServeHRDA:
+    return ServeHRDA(use_gui=True)
+
+
+def serve(page: ServeHRDA, experiment: str, precision: str = "auto") -> None:
+    """The user picks a row and presses Serve, or Stop before that."""
+    gui = page.gui
+    if page.is_model_deployed():
+        for callback in gui.on_change_model_callbacks:
+            callback(gui)
+    gui.model_source_tabs.set_active_tab(ModelSource.CUSTOM)
+    rows = gui.experiment_selector._rows
+    gui.experiment_selector.table.select_row([row._experiment_info.experiment_name for row in rows].index(experiment))
+    gui.precision.set_value(precision)
+    gui.deploy_with_current_params()
+
+
+def test_the_page_serves_experiments_of_train_hrda(page: ServeHRDA, scene: Scene) -> None:
+    serve(page, "synthetic", "bf16")
+    assert page.get_classes() == NAMES and page.model_precision == "BF16"
+    serve(page, "two classes")
+    assert page.get_classes() == NAMES[:2] and page.model_precision == "FP32"
+    assert [c.name for c in page.model_meta.obj_classes] == NAMES[:2]
+    serve(page, "synthetic")
+    annotation = page.inference(scene.pictures[0])
+    assert sum(label.geometry.area for label in annotation.labels) == (expected(scene.checkpoint, scene.pictures[0]) > 0).sum()
+
+
+def test_the_page_tells_what_is_refused_and_runs_nothing(page: ServeHRDA, scene: Scene) -> None:
+    serve(page, "evil")
+    assert not (scene.folder / "ran").exists()
+    assert not page.is_model_deployed() and page.get_classes() is None
+    assert "cannot be read safely" in page.gui.notice.text
+    serve(page, "synthetic")
+    assert page.is_model_deployed()
+
+
+def test_a_model_that_is_replaced_while_it_predicts_does_not_answer_with_wrong_classes(page: ServeHRDA, scene: Scene) -> None:
+    serve(page, "synthetic")
+    before = page.read_settings({})
+    serve(page, "two classes")
+    with pytest.raises(RuntimeError, match="another model was put into service"):
+        page.annotate(scene.pictures[0], before, None, None)
+
+
+def test_files_of_other_sources_bring_their_classes_along(page: ServeHRDA, tmp_path: Path) -> None:
+    path, _ = published(tmp_path / "latest.pth", multi_resolution=False, classes=2)
+    names = tmp_path / "classes.json"
+    names.write_text('{"0": "sky", "1": "rest"}')
+    files = {"checkpoint": str(path), "classes": str(names)}
+    page._load_model_headless(files, ModelSource.EXTERNAL, {"model_name": "x"}, "cpu", "PyTorch")
+    assert page.get_classes() == ["sky", "rest"]
+    assert np.unique(page.awake().engine.predict(picture(1, 64, 64)[0]).labels).max() <= 1
+    names.write_text("[]")
+    with pytest.raises(RequestError, match=r"finds 2 classes|give class names"):
+        page._load_model_headless(files, ModelSource.EXTERNAL, {"model_name": "x"}, "cpu", "PyTorch")
+
+
+def test_classes_are_those_of_the_checkpoint(checkpoint: Path) -> None:
+    assert deploy(checkpoint, "cpu", class_names=["a", "b"]).facts.classes == CLASSES
+    assert isinstance(CLASSES[0], ClassInfo)

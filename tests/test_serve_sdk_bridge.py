@@ -1,0 +1,118 @@
+"""What serve_app/sdk_bridge.py relies on in the SDK. It fails when the pinned SDK changes: read what changed, then adapt both."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from supervisely.nn.inference import gui, inference, uploader
+from supervisely.nn.inference.cache import InferenceImageCache
+from supervisely.nn.inference.gui.serving_gui_template import ServingGUITemplate
+from supervisely.nn.inference.inference import Inference
+from supervisely.nn.inference.inference_request import InferenceRequest, InferenceRequestsManager
+
+from serve_app.image_cache import ImageCache
+from serve_app.image_routes import REPLACED
+from serve_app.sdk_bridge import BridgedServing
+
+ROOT = Path(__file__).parents[1]
+SOURCE = inspect.getsource(inference)
+
+
+def parameters(function: object) -> str:
+    return " ".join(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_the_sdk_is_the_pinned_one() -> None:
+    pinned = re.search(r"^supervisely==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert pinned is not None and version("supervisely") == pinned[1]
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "expected"),
+    [
+        (Inference, "_load_model_headless", "self model_files model_source model_info device runtime kwargs"),
+        (Inference, "_load_model", "self deploy_params"),
+        (Inference, "shutdown_model", "self"),
+        (Inference, "_set_model_meta_custom_model", "self model_info"),
+        (Inference, "_set_model_meta_external_model", "self classes_path"),
+        (Inference, "_extract_model_files_from_checkpoint", "self checkpoint_path"),
+        (Inference, "_freeze_model", "self"),
+        (Inference, "_unfreeze_model", "self"),
+        (Inference, "_schedule_freeze_on_inactivity", "self"),
+        (Inference, "_initialize_app_layout", "self"),
+        (Inference, "_parse_cli_deploy_args", "self"),
+        (Inference, "_parse_inference_settings_from_args", "self"),
+        (Inference, "_get_deploy_params_from_args", "self"),
+        (Inference, "_inference_by_cli_deploy_args", "self"),
+        (Inference, "_get_inference_settings", "self state"),
+        (Inference, "validate_inference_state", "self state log_error"),
+        (Inference, "_inference_auto", "self source settings"),
+        (Inference, "_inference_benchmark", "self images_np settings"),
+        (Inference, "_inference_images", "self images state inference_request"),
+        (Inference, "_inference_image_ids", "self api state inference_request"),
+        (Inference, "_inference_project_id", "self api state inference_request"),
+        (Inference, "_inference_video", "self path state inference_request"),
+        (Inference, "_inference_video_id", "self api state inference_request"),
+        (Inference, "_format_output", "self predictions"),
+        (Inference, "_run_server", "self"),
+        (Inference, "serve", "self"),
+        (InferenceRequestsManager, "run", "self func args kwargs"),
+        (InferenceRequestsManager, "schedule_task", "self func args kwargs"),
+        (InferenceRequest, "is_stopped", "self"),
+        (InferenceImageCache, "download_image", "self api image_id related"),
+        (InferenceImageCache, "download_images", "self api dataset_id image_ids kwargs"),
+        (InferenceImageCache, "_parse_state", "self state"),
+        (uploader.Uploader, "join", "self timeout"),
+        (ServingGUITemplate, "_initialize_extra_widgets", "self"),
+        (ServingGUITemplate, "get_params_from_gui", "self"),
+        (ServingGUITemplate, "deploy_with_current_params", "self"),
+        (ServingGUITemplate, "set_deployed", "self device"),
+    ],
+)
+def test_signatures(owner: type, method: str, expected: str) -> None:
+    assert parameters(getattr(owner, method)) == expected
+
+
+def test_uploads_of_predictions() -> None:
+    """`upload_predictions` fills what the SDK's would fill itself, under the same names."""
+    source = inspect.getsource(Inference.upload_predictions)
+    assert parameters(Inference.upload_predictions).startswith(
+        "self predictions api upload_mode context dst_dataset_id dst_project_id"
+    )
+    for text in ('context.setdefault("annotation", {})', 'if pred.image_id not in context["annotation"]', '"project_meta"'):
+        assert text in source
+
+
+def test_names_that_are_replaced_are_looked_up_where_we_put_ours() -> None:
+    assert "self.cache = InferenceImageCache(" in SOURCE
+    assert "with Uploader(upload_f, logger=logger)" in SOURCE
+    assert "self._gui = GUI.ServingGUITemplate(" in SOURCE and inference.GUI is gui
+    assert "torch.load(checkpoint_path" in inspect.getsource(inference.torch_load_safe)
+    for name in ("VideoFrameReader", "Prediction"):
+        assert hasattr(inference, name)
+
+
+def test_routes_that_are_replaced_exist() -> None:
+    for path in REPLACED:
+        assert f'@server.post("{path}")' in SOURCE, path
+
+
+def test_what_a_subclass_must_not_shadow_unknowingly() -> None:
+    """Everything of ours with the SDK's name is meant: a new method of the SDK would be replaced without a word."""
+    ours = {name for name in vars(BridgedServing) if not name.startswith("__")}
+    shadowed = {name for name in ours if any(name in vars(base) for base in BridgedServing.__mro__[1:])}
+    assert shadowed == {
+        *("DEFAULT_BATCH_SIZE", "_load_model_headless", "shutdown_model", "_set_model_meta_custom_model", "export_tensorrt"),
+        *("_set_model_meta_external_model", "_extract_model_files_from_checkpoint", "export_onnx", "update_model_meta"),
+        *("_freeze_model", "_unfreeze_model", "_initialize_app_layout", "_parse_cli_deploy_args", "_get_deploy_params_from_args"),
+        *("_parse_inference_settings_from_args", "_inference_by_cli_deploy_args", "is_batch_inference_supported"),
+        *("_get_inference_settings", "validate_inference_state", "_inference_auto", "_inference_benchmark", "_inference_images"),
+        *("_format_output", "_inference_image_ids", "_inference_project_id", "_inference_video", "_inference_video_id"),
+        *("upload_predictions", "serve", "_run_server", "get_batch_size"),
+    }
+    cache = {name for name in vars(ImageCache) if any(name in vars(base) for base in ImageCache.__mro__[1:])}
+    assert cache - {"__module__", "__doc__"} == {"__init__", "download_image", "download_images", "_parse_state"}
