@@ -29,6 +29,7 @@ from hrda_core.training.listeners import EventFile, ProgressBar
 from hrda_core.training.loop import train
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.run_report import write_run_report
+from hrda_core.training.safety import in_words
 from hrda_core.training.stopping import stop_on_signals, stop_with_stdin
 from hrda_core.training.validation import evaluate
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, RuntimeError, FloatingPointError, MemoryError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +50,7 @@ class Runner:
         self._hear = hear
         self._process: subprocess.Popen[bytes] | None = None
         self._stop = False
+        self._output = b""
 
     def run(self, config: TrainConfig, folders: Mapping[str, Sequence[Path]], resume: bool = False) -> Outcome:
         """Trains.
@@ -62,14 +65,18 @@ class Runner:
         self.here.path.mkdir(parents=True, exist_ok=True)
         self._wait_for_another()
         position = self.events.stat().st_size if self.events.is_file() else 0
-        with self.log.open("ab") as log:
-            # the child ends by itself, saving, when its standard input closes: also when this process is killed
-            trainer = os.environ.get(TRAINER, "hrda_core")
-            command = [sys.executable, "-m", trainer, "train", str(self.here.path), *self._options(config, folders, resume)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
-        if self._stop:
-            self.stop()
-        return self._follow(self._process, position)
+        trainer = os.environ.get(TRAINER, "hrda_core")
+        command = [sys.executable, "-m", trainer, "train", str(self.here.path), *self._options(config, folders, resume)]
+        # the child ends by itself, saving, when its standard input closes: also when this process is killed
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as self._process:
+            output = threading.Thread(target=self._keep_output, args=(self._process,), daemon=True)
+            output.start()
+            if self._stop:
+                self.stop()
+            try:
+                return self._follow(self._process, position, output)
+            finally:
+                self._process.terminate()  # where following failed; else it has ended
 
     def stop(self) -> None:
         """Asks the child to save and end; it does so after the iteration, or the image of an evaluation, at hand."""
@@ -98,7 +105,15 @@ class Runner:
                     raise TrainingFailed(str(error)) from error
                 time.sleep(POLL)
 
-    def _follow(self, process: subprocess.Popen[bytes], position: int) -> Outcome:
+    def _keep_output(self, process: subprocess.Popen[bytes]) -> None:
+        """The child's output in train.log, and its end in memory, since the disk may be what it complains of."""
+        assert process.stdout is not None
+        while part := process.stdout.read1(65536):  # type: ignore[attr-defined]
+            self._output = (self._output + part)[-4000:]
+            with contextlib.suppress(OSError), self.log.open("ab") as log:
+                log.write(part)
+
+    def _follow(self, process: subprocess.Popen[bytes], position: int, output: threading.Thread) -> Outcome:
         iteration, end, failure = 0, None, ""
         rest = b""
         while True:
@@ -110,7 +125,10 @@ class Runner:
                 position += len(content)
                 *lines, rest = (rest + content).split(b"\n")
                 for line in lines:
-                    event = json.loads(line)
+                    try:
+                        event = json.loads(line)
+                    except ValueError:  # a full disk, or the end of a killed process, cut it short
+                        continue
                     iteration = max(iteration, event["iteration"])
                     if event["event"] == "Finished":
                         end = Outcome(event["iteration"], event["score"], event["stopped"])
@@ -120,8 +138,7 @@ class Runner:
             if ended:
                 break
             time.sleep(POLL)
-        if process.stdin is not None:
-            process.stdin.close()
+        output.join(10)  # the loading processes of a killed trainer hold its output a little longer
         if process.returncode == 0 and end is not None:
             return end
         raise TrainingFailed(self._sentence(process.returncode, failure, iteration))
@@ -137,7 +154,7 @@ class Runner:
         return failure if failure.endswith((".", "!", "?")) else f"{failure}."
 
     def _last_line(self) -> str:
-        lines = self.log.read_bytes().replace(b"\r", b"\n").decode("utf-8", "replace").splitlines()
+        lines = self._output.replace(b"\r", b"\n").decode("utf-8", "replace").splitlines()
         told = [line for line in lines if line.strip()]
         return told[-1].removeprefix("error: ") if told else ""
 

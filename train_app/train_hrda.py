@@ -26,6 +26,7 @@ from train_app.settings import ModelChoice, check_needs, read_settings
 from train_app.team_files import fetch_file, fetch_run
 
 HERE = Path(__file__).parent
+PROGRESS_EVERY = 5.0  # seconds between entries in the task's log
 
 
 class TrainHRDA(BridgedTrainApp):
@@ -93,8 +94,15 @@ class TrainHRDA(BridgedTrainApp):
         return self._collect(outcome, self._prepared)
 
     def _train(self, config: TrainConfig, prepared: Prepared, upload: CheckpointUpload) -> Outcome:
+        last = -PROGRESS_EVERY
+
         def hear(event: Event) -> None:
+            nonlocal last
             self.view.hear(event)
+            if event["event"] == "Progress" and event["time"] - last >= PROGRESS_EVERY:
+                last = event["time"]
+                shown = {"subtask": "Training", "current": event["iteration"], "total": event["total"]}
+                sly.logger.info("progress", extra={"event_type": sly.EventType.PROGRESS, **shown})  # the bar in the list of tasks
             if event["event"] == "CheckpointSaved":
                 upload.offer(Path(event["path"]))
             elif event["event"] in ("Notice", "Stage"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hrda_core.training.data import RunData, prepare
 from hrda_core.training.events import BASELINE, Event, Failed, Finished, Listener, Stage, broadcast
 from hrda_core.training.run import End, Run
 from hrda_core.training.run_directory import RunDirectory
-from hrda_core.training.safety import telling_a_full_disk
+from hrda_core.training.safety import in_words, telling_a_full_disk
 from hrda_core.training.stopping import Stopped, StopRequest, never
 
 
@@ -74,7 +74,8 @@ def train(
     except Stopped:  # while the data were checked
         end, result = End(0, None, "stop requested"), TrainResult(here.path, here.best, here.last, None, "stop requested")
     except Exception as error:
-        tell(Failed(position.iteration, _reason(error)))
+        with contextlib.suppress(OSError):  # on a full disk a listener may fail as well, which must not hide the reason
+            tell(Failed(position.iteration, in_words(error)))
         raise
     tell(Finished(end.iteration, end.score, end.stopped))
     return result
@@ -116,13 +117,6 @@ def _run_baseline(data: RunData, here: RunDirectory, tell: Listener, stop: StopR
         if here.last.is_file():
             run.restore(here.last)
         return run.loop()
-
-
-def _reason(error: Exception) -> str:
-    """The sentence of an error; without "[Errno 28]" where the disk is full."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return str(error.strerror)
-    return str(error)
 
 
 class _Position:

@@ -71,6 +71,13 @@ def telling_a_full_disk(directory: Path) -> Iterator[None]:
         ) from error
 
 
+def in_words(error: BaseException) -> str:
+    """The sentence of an error; without "[Errno 28]" where the disk is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return str(error.strerror)
+    return str(error)
+
+
 def _advice(config: TrainConfig) -> str:
     return (
         f"lower optimisation.learning_rate (now {config.optimisation.learning_rate}) or set "
