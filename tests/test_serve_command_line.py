@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import requests
 import supervisely as sly
 import torch
 from app_process import ROOT
+from fastapi.testclient import TestClient
+from PIL import Image
 from serve_scene import (
     CLASSES,
     NAMES,
@@ -88,6 +92,81 @@ def test_model_api_by_the_address_alone(url: str, folder: Path) -> None:
     assert (as_map(prediction.annotation)[labels == 0] == 0).all()
     assert model.freeze_model() == {"message": "Model is frozen."}
     assert len(model.predict(str(folder / "photos" / "b.jpg"), output="alpha_mask")) == 1
+
+
+# ---- the examples, against this server
+
+
+def read_run_lengths(content: list[int]) -> list[int]:
+    """As Label Studio's converter reads them."""
+    bits = iter("".join(f"{byte:08b}" for byte in content))
+
+    def number(count: int) -> int:
+        return int("".join(next(bits) for _ in range(count)), 2)
+
+    total, word = number(32), number(5) + 1
+    sizes, values = [number(4) + 1 for _ in range(4)], []
+    while len(values) < total:
+        repeated, length = number(1), 0
+        length = number(sizes[number(2)]) + 1
+        values += [number(word)] * length if repeated else [number(word) for _ in range(length)]
+    return values
+
+
+def test_label_studio_gets_masks_in_its_own_format(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    backend = importlib.import_module("label_studio_backend")
+    monkeypatch.setattr(backend, "HRDA_URL", url)
+    content = (folder / "photos" / "a.png").read_bytes()
+    monkeypatch.setattr(backend, "fetch", {"/data/a.png": content}.get)
+    client = TestClient(backend.app)
+    assert client.get("/health").json() == {"status": "UP"}
+    assert len(client.post("/setup", json={}).json()["model_version"]) == 12
+    labels = '<BrushLabels name="tag" toName="image"><Label value="crack"/><Label value="rust"/></BrushLabels>'
+    interface = f'<View><Image name="image" value="$photo"/>{labels}</View>'
+    body = {"tasks": [{"data": {"photo": "/data/a.png"}}], "label_config": interface}
+    (result,) = client.post("/predict", json=body).json()["results"]
+    drawn = np.zeros((96, 128), np.uint8)
+    for region in result["result"]:
+        assert (region["original_width"], region["original_height"], region["from_name"]) == (128, 96, "tag")
+        mask = np.reshape(read_run_lengths(region["value"]["rle"]), (96, 128, 4))
+        drawn[mask[..., 3] == 255] = NAMES.index(region["value"]["brushlabels"][0])
+    answer = importlib.import_module("serve_client").predict(url, content, min_area=10, objects="component")
+    wanted = expected(folder / "best.pth", picture(0)[0])
+    assert ((drawn == wanted) | (drawn == 0)).all() and (drawn == wanted).mean() > 0.95
+    assert result["score"] == pytest.approx(1 - answer.doubt)
+
+
+def test_cvat_gets_masks(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CVAT's package is not among our requirements: its three names stand in."""
+    annotation = types.ModuleType("cvat_sdk.auto_annotation")
+    annotation.DetectionFunctionSpec = annotation.label_spec = lambda *_, **given: given  # type: ignore[attr-defined]
+    annotation.mask = lambda label, mask: (label, mask)  # type: ignore[attr-defined]
+    masks = types.ModuleType("cvat_sdk.masks")
+    masks.encode_mask = lambda mask, box: (mask, box)  # type: ignore[attr-defined]
+    package = types.ModuleType("cvat_sdk")
+    package.auto_annotation = annotation  # type: ignore[attr-defined]
+    for module in (package, annotation, masks):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setenv("HRDA_URL", url)
+    function = importlib.import_module("cvat_auto_annotation")
+    assert NAMES[1:] == function.NAMES
+    found = function.detect(types.SimpleNamespace(conf_threshold=None), Image.fromarray(picture(0)[0]))
+    wanted = expected(folder / "best.pth", picture(0)[0])
+    for number, (mask, (left, top, right, bottom)) in found:
+        assert (wanted[mask] == number + 1).all() and mask[top:bottom, left:right].sum() == mask.sum() >= 10
+    assert found
+
+
+def test_a_folder_with_the_core_alone(folder: Path) -> None:
+    words = [str(folder / "best.pth"), str(folder / "photos" / "inner"), str(folder / "masks"), "--device", "cpu"]
+    command = [sys.executable, "examples/predict_folder.py", *words]
+    environment = {**plain_environment(folder), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert "1 predicted, 0 were there already, 0 could not be read" in done.stdout, done.stderr
+    mask = cv2.imread(str(folder / "masks" / "masks" / "a.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(mask, expected(folder / "best.pth", picture(2)[0]))
 
 
 def test_another_checkpoint_is_loaded_by_its_path(url: str, folder: Path) -> None:
