@@ -9,6 +9,7 @@ from hrda_core.inference.tiling import BLENDINGS
 from serve_app.predict_options import LARGEST_OVERLAP, LARGEST_TILE, SCALES
 
 DESCRIPTION = "Label, confidence and probability maps of images of any size, and the state of the service."
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/tiff", "image/webp", "image/bmp")
 BINARY = {"type": "string", "format": "binary"}
 ERROR = {
     "type": "object",
@@ -21,16 +22,21 @@ ERROR = {
         "request_id": {"type": "string", "description": "also in the header X-Request-Id and in the log"},
     },
 }
+SIDE = r"(6[4-9]|[7-9]\d|[1-9]\d\d|1\d{3}|20[0-3]\d|204[0-8])"  # SMALLEST_WINDOW to LARGEST_TILE
+SHARE = r"(0(\.\d{1,9})?|1(\.0)?)"
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "tile_size": (
-        {"type": "string", "pattern": r"^\d{2,4}(x\d{2,4})?$"},
+        {"type": "string", "pattern": f"^{SIDE}(x{SIDE})?$"},
         f"one side, or height x width in pixels, {SMALLEST_WINDOW} to {LARGEST_TILE}",
     ),
     "overlap": ({"type": "number", "minimum": 0, "maximum": LARGEST_OVERLAP}, "share by which neighbouring tiles overlap"),
     "blending": ({"type": "string", "enum": list(BLENDINGS)}, "how overlapping tiles become one"),
     "scale": ({"type": "number", "minimum": SCALES[0], "maximum": SCALES[1]}, "by how much the image is resized"),
     "flips": ({"type": "boolean"}, "average with the mirrored image"),
-    "thresholds": ({"type": "string"}, "tuned, argmax, one number, or one per foreground class with commas between"),
+    "thresholds": (
+        {"type": "string", "pattern": f"^(tuned|argmax|{SHARE}(,{SHARE})*)$", "maxLength": 5000},
+        "tuned, argmax, one number, or one per foreground class with commas between",
+    ),
 }
 REFUSALS = {
     400: "No image, a broken one, or a setting that does not fit; `message` tells",
@@ -82,7 +88,7 @@ def of_map(media_type: str) -> MapSchema:
                 "schema": {"type": "object", "required": ["image"], "properties": {"image": BINARY, **fields}}
             },
             "application/octet-stream": {"schema": BINARY},
-            "image/*": {"schema": BINARY},
+            **{kind: {"schema": BINARY} for kind in IMAGE_TYPES},
             "application/json": {
                 "schema": {
                     "type": "object",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,11 +17,12 @@ from serve_app.predict_options import PredictOptions
 
 SETTINGS = ("tile_size", "overlap", "blending", "scale", "flips", "thresholds")
 LONGEST = 5_000  # characters of a setting: 255 thresholds fit
+NUMBER = r"[-+]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})([eE][-+]?\d{1,3})?"
 RAW_TYPES = ("image/", "application/octet-stream")
 
 
 class ImageRequest(NamedTuple):
-    """content: bytes of an image file, None where there is a url. settings: by name, from query and body."""
+    """content: bytes of an image file, None where there is a url. settings: by name; those of the body count over the query's."""
 
     content: bytes | None
     url: str | None
@@ -34,19 +36,20 @@ async def read_image_request(request: Request) -> ImageRequest:
         Refused: 415 for another content type, 400 for a body that does not hold what its type says, or settings given twice.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    query = request.query_params.multi_items()
+    query = _settings(request.query_params.multi_items())
+    options_of(query)  # also where the body counts more
     if kind == "application/json":
         entries = dict(check_json(await request.body()))
         url = entries.pop("url", None)
         if not isinstance(url, str):
             raise Refused(400, "no_image", 'the JSON names no image: send {"url": "https://...", "settings": {...}}')
         nested = _nested(entries.pop("settings", None))
-        return ImageRequest(None, url, _settings([*query, *nested.items(), *entries.items()]))
+        return ImageRequest(None, url, query | _settings([*nested.items(), *entries.items()]))
     if kind == "multipart/form-data":
         content, fields = await _form(request)
-        return ImageRequest(content, None, _settings([*query, *fields]))
+        return ImageRequest(content, None, query | _settings(fields))
     if kind.startswith(RAW_TYPES):
-        return ImageRequest(await request.body(), None, _settings(query))
+        return ImageRequest(await request.body(), None, query)
     raise Refused(
         415,
         "unknown_content_type",
@@ -133,14 +136,12 @@ def _same(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value  # refused by PredictOptions, which knows the field's name and range
+    """What is no number is handed on to PredictOptions, which knows the field's name and range."""
+    return float(value) if isinstance(value, str) and re.fullmatch(NUMBER, value, re.ASCII) else value
 
 
 def _truth(value: Any) -> Any:
-    return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value) if isinstance(value, str) else value
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def _tile_size(value: Any) -> Any:
@@ -149,7 +150,7 @@ def _tile_size(value: Any) -> Any:
         sides = [sides]
     if not isinstance(sides, list):
         return value
-    whole = [int(side) if isinstance(side, str) and side.isdecimal() and len(side) < 9 else side for side in sides]
+    whole = [int(side) if isinstance(side, str) and re.fullmatch("[1-9][0-9]{0,7}", side) else side for side in sides]
     return tuple(whole * 2 if len(whole) == 1 else whole)
 
 

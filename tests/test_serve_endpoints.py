@@ -34,6 +34,7 @@ from serve_app.service import Service
 CONTENT = micro_checkpoint()
 MEASURED = Predictor(CONTENT, "cpu").preprocessing
 IMAGE = photo(90, 130)
+FORMATS = ("jpeg", "png", "tiff", "webp", "bmp")
 MAPS = ("/predict/labels", "/predict/confidence", "/predict/probabilities")
 
 
@@ -215,9 +216,11 @@ def test_settings_of_odd_types_are_refused(client: TestClient, settings: Any) ->
     assert len(answer.text) < 2000
 
 
-def test_a_setting_twice_is_refused(client: TestClient) -> None:
-    answer = client.post(f"{MAPS[0]}?overlap=0.1", files={"image": png(IMAGE)}, data={"overlap": "0.2"})
-    assert_refused(answer, 400, "bad_setting", "'overlap' is given twice")
+def test_a_setting_twice_in_one_place_is_refused_and_the_body_counts_over_the_query(client: TestClient, engine: Engine) -> None:
+    twice = client.post(f"{MAPS[0]}?overlap=0.1&overlap=0.2", files={"image": png(IMAGE)})
+    assert_refused(twice, 400, "bad_setting", "'overlap' is given twice")
+    both = client.post(f"{MAPS[0]}?overlap=0.1", files={"image": png(IMAGE)}, data={"overlap": "0.5"})
+    assert np.array_equal(grey(both.content), engine.predict(IMAGE, PredictOptions(overlap=0.5)).labels)
 
 
 @pytest.mark.parametrize(
@@ -550,12 +553,8 @@ def test_openapi_describes_these_endpoints_and_no_others(client: TestClient) -> 
     assert {parameter["name"] for parameter in labels["parameters"]} == {
         "tile_size", "overlap", "blending", "scale", "flips", "thresholds"
     }  # fmt: skip
-    assert set(labels["requestBody"]["content"]) == {
-        "multipart/form-data",
-        "application/octet-stream",
-        "image/*",
-        "application/json",
-    }
+    kinds = {"multipart/form-data", "application/octet-stream", "application/json", *(f"image/{k}" for k in FORMATS)}
+    assert set(labels["requestBody"]["content"]) == kinds
     assert set(labels["responses"]) == {"200", "400", "413", "415", "503", "504"}
     assert "image/png" in labels["responses"]["200"]["content"]
     assert len({route["post"]["operationId"] for path, route in schema["paths"].items() if path in MAPS}) == 3
