@@ -85,6 +85,9 @@ class Engine:
         """Runs the network once on one tile and once on a full batch, and returns the seconds that it took.
 
         The first pass on a GPU loads its kernels; a batch that memory does not hold is halved now, not in a request.
+
+        Raises:
+            RuntimeError: no memory even for one tile.
         """
         start = time.monotonic()
         height, width = self.preprocessing.window

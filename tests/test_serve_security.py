@@ -22,15 +22,19 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
 from PIL import Image as PillowImage
 from served_model import micro_checkpoint, photo, png
 
 from hrda_core.models.checkpoints import save_checkpoint
 from serve_app import safe_urls
 from serve_app.engine import Engine
+from serve_app.gate import add_gate
 from serve_app.limits import Limits, Refused, check_image_bytes, decode_checked, image_size
 from serve_app.safe_checkpoints import UnsafeCheckpoint, check_checkpoint, forbid_unsafe_unpickling
 from serve_app.safe_urls import fetch_image, safe_file_name
+from serve_app.service import Service
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -547,6 +551,20 @@ def test_urls_that_are_none(url: Any) -> None:
         fetch_image(url, 1000)
     assert error.value.status == 400
     assert "secret" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_a_request_cannot_name_another_platform_for_the_sdk_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FastAPI()
+
+    @server.post("/of_the_sdk")
+    async def of_the_sdk(request: Request) -> Any:
+        return await request.json()
+
+    add_gate(server, Service())
+    body = {"state": {"image_id": 5}, "server_address": "http://169.254.169.254", "api_token": "x"}
+    monkeypatch.setenv("SERVER_ADDRESS", "https://platform.example")
+    seen = TestClient(server).post("/of_the_sdk", json=body).json()
+    assert seen == {"state": {"image_id": 5}, "api_token": "x"}
 
 
 def test_proxies_of_the_environment_are_not_asked(web: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
