@@ -142,7 +142,7 @@ async def _map(request: Request, service: Service, make: MakeWriter, probabiliti
 
 
 async def _in_thread(request: Request, service: Service, work: Callable[[Callable[[], bool]], Response]) -> Response:
-    """`work` in one of the service's threads; its argument tells whether the client has gone."""
+    """`work` in one of the service's threads; its argument tells whether nobody waits for the answer any more."""
     gone = threading.Event()
 
     async def watch() -> None:
@@ -152,9 +152,10 @@ async def _in_thread(request: Request, service: Service, work: Callable[[Callabl
 
     watcher = asyncio.create_task(watch())
     try:
-        return await anyio.to_thread.run_sync(work, gone.is_set, limiter=service.threads)
+        return await asyncio.get_running_loop().run_in_executor(service.threads, work, gone.is_set)
     finally:
         watcher.cancel()
+        gone.set()  # the deadline ends the wait, not the thread
 
 
 def _image(asked: ImageRequest, limits: Limits, deadline: float) -> Image:

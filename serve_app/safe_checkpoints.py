@@ -10,6 +10,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +106,15 @@ def _check_archive(path: Path, size: int) -> None:
 
 def _structure(path: Path) -> dict[str, Any]:
     """The content, with tensors mapped from the file where its format allows that."""
-    try:
-        if path.suffix.lower() != ".safetensors" and zipfile.is_zipfile(path):
+    if path.suffix.lower() != ".safetensors" and zipfile.is_zipfile(path):
+        with suppress(Exception):  # read_state_dict puts into words what PyTorch raises for code and for damage
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             if isinstance(content, dict):
                 return content
+    try:
         return read_state_dict(path)
     except ValueError as error:
         raise UnsafeCheckpoint(str(error)) from error
-    except Exception:  # what PyTorch raises for code and for damage is put into words by read_state_dict
-        try:
-            return read_state_dict(path)
-        except ValueError as error:
-            raise UnsafeCheckpoint(str(error)) from error
 
 
 def _check_tensors(path: Path, content: Mapping[str, Any], size: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import anyio
+from concurrent.futures import ThreadPoolExecutor
 
 from serve_app.engine import Engine
 from serve_app.limits import RETRY_AFTER, Admission, Limits, Refused
@@ -23,7 +23,7 @@ class Service:
         self.reason = NO_MODEL
         self.metrics = Metrics()
         self.admission = Admission(int(self.limits.queue))
-        self.threads = anyio.CapacityLimiter(max(int(self.limits.active), 1))  # apart from those of other routes
+        self.threads = ThreadPoolExecutor(max(int(self.limits.active), 1), thread_name_prefix="map")  # not those of other routes
 
     def ready_engine(self) -> Engine:
         """Raises Refused (503) until a model is loaded."""
