@@ -6,10 +6,10 @@ What is relied on is guarded by tests/test_serve_sdk_bridge.py, which fails when
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,10 +22,11 @@ from fastapi import FastAPI
 from supervisely._utils import batched
 from supervisely.nn.inference import gui as sdk_gui
 from supervisely.nn.inference import inference as sdk
-from supervisely.nn.inference.inference_request import InferenceRequest
+from supervisely.nn.inference.inference_request import InferenceRequest, InferenceRequestsManager
 from supervisely.nn.utils import ModelSource, RuntimeType
 
 from hrda_core.data.samples import Image
+from serve_app.appended import leave_out_what_is_there
 from serve_app.command_line import parse_arguments, predict_files
 from serve_app.errors import RequestError
 from serve_app.image_cache import ImageCache
@@ -37,20 +38,48 @@ from serve_app.serving_gui import ServingGUI
 from serve_app.uploads import Upload, decode
 
 UPLOAD_MODES = ("append", "replace", "create", "iou_merge")
+ANSWERED = 60  # seconds that an answered request is remembered
 AT_ONCE = 4  # images of a batch that are predicted side by side, so that their tiles share batches
 
 
 class PatientUploader(sdk.Uploader):
-    """The SDK's, which gives up waiting after 30 seconds and calls the request finished while it still uploads."""
+    """The SDK's, which calls a request finished while it still uploads, after 30 seconds, and drops an error at the very end."""
 
     def join(self, timeout: float | None = None) -> None:
         super().join(None)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> Any:
+        result = super().__exit__(kind, error, trace)
+        if kind is None and self.exception is not None:
+            raise self.exception
+        return result
+
+
+class Requests(InferenceRequestsManager):
+    """The SDK's, which names a request by the clock, so that two that come at once can get each other's answers, and keeps every
+    answered one for an hour."""
+
+    def create(self, inference_request_uuid: str | None = None) -> InferenceRequest:
+        return super().create(inference_request_uuid or uuid.uuid4().hex)
+
+    def get(self, inference_request_uuid: str) -> InferenceRequest:
+        if inference_request_uuid is not None and inference_request_uuid not in self._inference_requests:
+            raise Refused(404, "unknown_request", f"there is no request {str(inference_request_uuid)[:80]!r}; it may be too old")
+        return super().get(inference_request_uuid)
+
+    def run(self, func: Any, *arguments: Any, **options: Any) -> Any:
+        request = self.create()
+        try:
+            return super().run(func, *arguments, inference_request=request, **options)
+        finally:
+            request._ttl = ANSWERED
 
 
 def _put_in_ours() -> None:
     forbid_unsafe_unpickling()  # the SDK unpickles checkpoints before our code sees them
     sdk.InferenceImageCache = ImageCache
     sdk.Uploader = PatientUploader
+    sdk.InferenceRequestsManager = Requests
     sdk_gui.ServingGUITemplate = ServingGUI
 
 
@@ -348,30 +377,11 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
         if dst_project_id is not None and all(prediction.project_id == dst_project_id for prediction in predictions):
             dst_project_id = None  # as documented: into the images themselves, not into copies of them
         if upload_mode in ("append", "iou_merge") and dst_project_id is None and dst_dataset_id is None:
-            self._leave_out_what_is_there(predictions, api, context)
-        super().upload_predictions(predictions, api, upload_mode, context, dst_dataset_id, dst_project_id, **more)
-
-    def _leave_out_what_is_there(self, predictions: list[Any], api: sly.Api, context: dict[str, Any]) -> None:
-        """Puts the images' annotations where the SDK looks for them, and takes equal objects out of the predictions."""
-        known = context.setdefault("annotation", {})
-        metas = context.setdefault("project_meta", {})
-        for dataset_id in {prediction.dataset_id for prediction in predictions}:
-            those = [p for p in predictions if p.dataset_id == dataset_id]
-            project_id = those[0].project_id
-            if metas.get(project_id) is None:
-                metas[project_id] = sly.ProjectMeta.from_json(api.project.get_meta(project_id, with_settings=True))
-            for info in api.annotation.download_batch(dataset_id, [p.image_id for p in those]):
-                known[info.image_id] = sly.Annotation.from_json(info.annotation, metas[project_id])
-            for prediction in those:
-                before = known[prediction.image_id]
-                shapes = {_shape(label) for label in before.labels}
-                annotation = prediction.annotation
-                prediction.annotation = annotation.clone(
-                    labels=[label for label in annotation.labels if _shape(label) not in shapes]
-                )
-                fresh = {tag.name for tag in annotation.img_tags}
-                old = [tag for tag in before.img_tags if tag.name not in fresh | {"uncertain"}]
-                known[prediction.image_id] = before.clone(img_tags=sly.TagCollection(old))
+            leave_out_what_is_there(predictions, api, context, more.get("model_prediction_suffix") or "_nn")
+        try:
+            super().upload_predictions(predictions, api, upload_mode, context, dst_dataset_id, dst_project_id, **more)
+        except ValueError as error:  # classes of the project that have another shape
+            raise RequestError(f"{error} Choose another output, or give model_prediction_suffix, which names classes") from error
 
     # -- the server ----------------------------------------------------------------------------------------------
 
@@ -392,14 +402,3 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
 
     def get_batch_size(self) -> int:
         return self.DEFAULT_BATCH_SIZE
-
-
-def _shape(label: sly.Label) -> tuple[str, str]:
-    """What makes two objects equal: the class, perhaps with the suffix that the SDK adds, and the pixels."""
-    geometry = label.geometry
-    if isinstance(geometry, (sly.Bitmap, sly.AlphaMask)):
-        pixels = geometry.data
-        place = f"{geometry.origin.row},{geometry.origin.col},{pixels.shape}"
-        return label.obj_class.name.removesuffix("_nn"), f"{place},{hashlib.sha256(pixels.tobytes()).hexdigest()}"
-    content = geometry.to_json()
-    return label.obj_class.name.removesuffix("_nn"), str(content.get("points"))

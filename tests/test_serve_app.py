@@ -227,6 +227,34 @@ def test_other_shapes_reach_the_project(model: ModelAPI, scene: Scene, right: li
     assert {type(label.geometry) for label in scene.labels(image)} == {sly.Polygon}
     names = [f"{name}_nn" for name in NAMES]
     np.testing.assert_array_equal(as_map(scene.annotation(image), names), right[3])
+    for output in ("alpha_mask", "polygon", "alpha_mask"):
+        state = {"image_id": image, "upload_mode": "append", "settings": {"output": output}}
+        assert post(model, "inference_image_id", state).ok
+    kinds = [type(label.geometry) for label in scene.labels(image)]
+    assert kinds.count(sly.AlphaMask) == len(np.unique(right[3])) - 1
+    pieces = post(model, "inference_image_id", {"image_id": image, "settings": {"output": "polygon"}}).json()
+    assert kinds.count(sly.Polygon) == len(pieces["annotation"]["objects"]) == len(kinds) - kinds.count(sly.AlphaMask)
+
+
+def test_classes_of_another_shape_are_told(model: ModelAPI, scene: Scene) -> None:
+    taken = [sly.ObjClass(f"{name}{suffix}", sly.Rectangle) for name in NAMES[1:] for suffix in ("", "_nn")]
+    project = scene.api.project.create(scene.platform.workspace_id, "boxes")
+    scene.api.project.update_meta(project.id, sly.ProjectMeta(taken))
+    dataset = scene.api.dataset.create(project.id, "photos")
+    image = scene.api.image.upload_np(dataset.id, "a.png", scene.pictures[0])
+    state = {"image_id": image.id, "upload_mode": "append"}
+    refused = post(model, "inference_image_id", state)
+    assert refused.status_code == 400 and "model_prediction_suffix" in refused.json()["message"]
+    for _ in range(2):
+        assert post(model, "inference_image_id", {**state, "model_prediction_suffix": "_model"}).ok
+    assert scene.api.image.get_info_by_id(image.id).labels_count == 2
+
+
+def test_an_upload_that_fails_is_not_called_finished(model: ModelAPI, scene: Scene) -> None:
+    scene.platform.faults.add("annotations.bulk.add", status=400, times=1)
+    with pytest.raises(RuntimeError, match="Inference Error"):
+        model.predict(image_id=scene.images[1], upload_mode="replace")
+    scene.platform.faults.clear()
 
 
 def test_a_project_of_its_own(model: ModelAPI, scene: Scene, right: list[Picture]) -> None:
@@ -278,6 +306,12 @@ def test_wrong_requests_get_a_sentence(model: ModelAPI, scene: Scene, files: lis
 def test_an_image_that_is_gone_ends_an_async_request_in_words(model: ModelAPI, scene: Scene) -> None:
     with pytest.raises(RuntimeError, match="Inference Error"):
         model.predict(image_ids=[987654])
+
+
+def test_a_request_that_is_not_known_is_told(model: ModelAPI) -> None:
+    for route in ("get_inference_progress", "pop_inference_results", "stop_inference", "get_inference_status"):
+        answer = post(model, route, {"inference_request_uuid": "0"})
+        assert answer.status_code == 404 and "there is no request '0'" in answer.json()["message"]
 
 
 def test_stop_ends_images_too(model: ModelAPI, scene: Scene) -> None:
@@ -352,10 +386,22 @@ def test_nothing_was_asked_that_the_platform_does_not_know(model: ModelAPI, scen
     assert not scene.platform.unknown
 
 
-def test_killed_and_started_again_it_serves_the_same_model(
-    model: ModelAPI, scene: Scene, files: list[str], right: list[Picture]
-) -> None:
+def test_killed_while_it_predicts_a_project_nothing_is_missing_or_twice(model: ModelAPI, scene: Scene) -> None:
+    """Started again it serves the same model by itself, and the same request completes what was begun."""
+    wanted = [expected(scene.checkpoint, image, overlap=0.9) for image in scene.pictures]
+    for image, labels in zip(scene.images, wanted, strict=True):
+        scene.api.annotation.upload_ann(image, sly.Annotation(labels.shape))
+    state = {"project_id": scene.project, "upload_mode": "append", "batch_size": 1, "settings": {"overlap": 0.9}}
+    scene.platform.calls.clear()
+    assert post(model, "inference_project_id_async", state).ok
+    until = time.monotonic() + 30
+    while not scene.platform.calls["annotations.bulk.add"]:
+        assert time.monotonic() < until
+        time.sleep(0.01)
     scene.processes[0].kill()
     with ServeProcess(scene.platform, model.task_id) as app:
         app.wait(lambda: requests.get(f"{app.url}/ready", timeout=5).ok, 60, "it is not deployed again")
-        np.testing.assert_array_equal(as_map(model.predict(files[0])[0].annotation), right[0])
+        model.predict(project_id=scene.project, upload_mode="append", batch_size=1, overlap=0.9)
+    for image, labels in zip(scene.images, wanted, strict=True):
+        np.testing.assert_array_equal(as_map(scene.annotation(image)), labels)
+        assert len(scene.labels(image)) == len(np.unique(labels)) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +61,8 @@ def test_the_sdk_is_the_pinned_one() -> None:
         (Inference, "_format_output", "self predictions"),
         (Inference, "_run_server", "self"),
         (Inference, "serve", "self"),
+        (InferenceRequestsManager, "create", "self inference_request_uuid"),
+        (InferenceRequestsManager, "get", "self inference_request_uuid"),
         (InferenceRequestsManager, "run", "self func args kwargs"),
         (InferenceRequestsManager, "schedule_task", "self func args kwargs"),
         (InferenceRequest, "is_stopped", "self"),
@@ -89,6 +92,7 @@ def test_uploads_of_predictions() -> None:
 
 def test_names_that_are_replaced_are_looked_up_where_we_put_ours() -> None:
     assert "self.cache = InferenceImageCache(" in SOURCE
+    assert "self.inference_requests_manager = InferenceRequestsManager(executor=" in SOURCE
     assert "with Uploader(upload_f, logger=logger)" in SOURCE
     assert "self._gui = GUI.ServingGUITemplate(" in SOURCE and inference.GUI is gui
     assert "torch.load(checkpoint_path" in inspect.getsource(inference.torch_load_safe)
@@ -116,3 +120,14 @@ def test_what_a_subclass_must_not_shadow_unknowingly() -> None:
     }
     cache = {name for name in vars(ImageCache) if any(name in vars(base) for base in ImageCache.__mro__[1:])}
     assert cache - {"__module__", "__doc__"} == {"__init__", "download_image", "download_images", "_parse_state"}
+
+
+def test_the_apps_are_described_as_the_platform_reads_it() -> None:
+    root = json.loads((ROOT / "config.json").read_text())
+    assert root["type"] == "collection" and root["framework"]["name"] == "HRDA"
+    for app in root["apps"]:
+        config = json.loads((ROOT / app / "config.json").read_text())
+        assert config["type"] == "app" and "framework:HRDA" in config["categories"]
+        assert all((ROOT / app / file).is_file() for file in config["files"].values())
+        module, name = re.search(r"uvicorn (\S+):(\w+)\.app ", config["entrypoint"]).groups()  # type: ignore[union-attr]
+        assert f"{name} = " in (ROOT / f"{module.replace('.', '/')}.py").read_text()
