@@ -21,7 +21,7 @@ def leave_out_what_is_there(predictions: list[Any], api: sly.Api, context: dict[
         if metas.get(project_id) is None:
             metas[project_id] = sly.ProjectMeta.from_json(api.project.get_meta(project_id, with_settings=True))
         for prediction in those:
-            # one by one: of several images at once the SDK does not bring the pixels of alpha masks along
+            # one by one: of several at once the SDK leaves the pixels of alpha masks out, in classes of any shape
             info = api.annotation.download(prediction.image_id)
             before = sly.Annotation.from_json(info.annotation, metas[project_id])
             there = {(label.obj_class.name, _shape(label)) for label in before.labels}

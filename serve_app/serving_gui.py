@@ -37,13 +37,15 @@ class ServingGUI(ServingGUITemplate):
         return [Field(self.precision, "Precision", "Numbers that the network computes with"), self.notice]
 
     def get_params_from_gui(self) -> dict[str, Any]:
-        return {**super().get_params_from_gui(), "model_precision": self.precision.get_value()}
+        params = super().get_params_from_gui()
+        files = {key: path for key, path in params["model_files"].items() if path}  # the field for classes may be empty
+        return {**params, "model_files": files, "model_precision": self.precision.get_value()}
 
     def deploy_with_current_params(self) -> None:
         self.notice.hide()
         try:
             super().deploy_with_current_params()
-        except RequestError as error:
+        except (RequestError, FileNotFoundError) as error:
             sly.logger.error(str(error))
             self._say(str(error), "error")
             with contextlib.suppress(Exception):  # a page that is not open yet cannot show one

@@ -193,6 +193,18 @@ def test_a_model_that_is_replaced_while_it_predicts_does_not_answer_with_wrong_c
         page.annotate(scene.pictures[0], before, None, None)
 
 
+def test_the_page_serves_a_file_of_team_files(page: ServeHRDA, scene: Scene) -> None:
+    if page.is_model_deployed():
+        page.shutdown_model()
+    page.gui.model_source_tabs.set_active_tab(ModelSource.EXTERNAL)
+    page.gui.external_models_selector.set_checkpoint_path("/nowhere/best.pth")
+    page.gui.deploy_with_current_params()
+    assert not page.is_model_deployed() and "/nowhere/best.pth" in page.gui.notice.text
+    page.gui.external_models_selector.set_checkpoint_path(scene.best)
+    page.gui.deploy_with_current_params()
+    assert page.get_classes() == NAMES
+
+
 def test_files_of_other_sources_bring_their_classes_along(page: ServeHRDA, tmp_path: Path) -> None:
     path, _ = published(tmp_path / "latest.pth", multi_resolution=False, classes=2)
     names = tmp_path / "classes.json"
