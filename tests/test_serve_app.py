@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,10 +33,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 @pytest.fixture(scope="module")
-def model(scene: Scene) -> ModelAPI:
+def model(scene: Scene) -> Iterator[ModelAPI]:
     """As a script deploys it: the literal entrypoint in config.json is started, and told to load a checkpoint of Train HRDA."""
-    os.environ["TEAM_ID"] = str(scene.platform.team_id)
-    return scene.api.nn.deploy(scene.best, device="cpu", workspace_id=scene.platform.workspace_id, agent_id=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEAM_ID", str(scene.platform.team_id))  # the client asks for it
+        yield scene.api.nn.deploy(scene.best, device="cpu", workspace_id=scene.platform.workspace_id, agent_id=1)
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_predictions_are_appended_once_and_replaced(model: ModelAPI, scene: Scen
 
 def test_the_uncertain_tag_follows_the_last_prediction(model: ModelAPI, scene: Scene) -> None:
     image = scene.images[4]
-    for limit, there in ((0.01, True), (0.01, True), (1.0, False)):
+    for limit, there in ((0.01, True), (1.0, False)):
         state = {"image_id": image, "upload_mode": "append", "settings": {"uncertain_from": limit}}
         assert post(model, "inference_image_id", state).ok
         assert [tag.name for tag in scene.annotation(image).img_tags] == ["uncertain"] * there
