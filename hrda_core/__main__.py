@@ -115,7 +115,8 @@ def _train(options: argparse.Namespace) -> None:
         print(f"Stopped early ({result.stopped}); --resume goes on")
     if target is not None and config.mode in ("adapt", "source-only"):
         target = replace(target, masks=None)  # never to be seen, nor shown
-    print(f"Report: {write_run_report(result.directory, source, target, validation).resolve()}")
+    here = result.best.parents[1]  # the baseline's directory where adapting had not begun
+    print(f"Report: {write_run_report(here, source, target, validation).resolve()}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What train_app/sdk_bridge.py relies on in the SDK. It fails when the pinned SDK changes: read what changed, then adapt both."""
+"""What train_app/sdk_bridge relies on in the SDK. It fails when the pinned SDK changes: read what changed, then adapt both."""
 
 from __future__ import annotations
 
@@ -141,9 +141,19 @@ def test_toggles_of_the_steps_and_other_names() -> None:
 
 
 def test_defects_that_are_worked_around_are_still_there() -> None:
-    """When one of these fails, a workaround in sdk_bridge.py may go."""
+    """When one of these fails, a workaround in sdk_bridge may go."""
     assert "export_tensorrt_checkbox.check()" in inspect.getsource(
         hyperparameters_selector.HyperparametersSelector.set_export_tensorrt_checkbox_value
     )
     assert "continue" in inspect.getsource(TrainApp._preprocess_artifacts)  # a checkpoint that cannot be written is skipped
     assert '"tensorboard",' in inspect.getsource(TrainApp._init_tensorboard)  # needs the command on the PATH
+
+
+def test_a_list_that_is_cleared_is_the_one_that_the_select_button_goes_through() -> None:
+    assert 'on_select_click=step["on_select_click"]' in inspect.getsource(gui.StepFlow.build_wrappers)
+    assert "for func in on_select_click" in inspect.getsource(gui_utils.wrap_button_click)
+
+
+def test_the_route_that_is_replaced_is_there() -> None:
+    assert '@self._server.post("/train_from_api")' in inspect.getsource(TrainApp.__init__)
+    assert parameters(TrainApp._export_weights) == ["self", "experiment_info"]

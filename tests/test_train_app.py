@@ -7,14 +7,12 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import requests
 import torch
 from app_process import AppProcess
-from train_app_scene import CLASSES, Scene
+from train_app_scene import CLASSES, Experiment, Scene, iterations, refusal, start, train
 
 from hrda_core import Predictor, TrainConfig
 from tests.local_platform import LocalPlatform
@@ -33,64 +31,23 @@ def scene(platform: LocalPlatform) -> Scene:
     return Scene(platform)
 
 
-def start(platform: LocalPlatform, scene: Scene, task_id: int | None = None) -> AppProcess:
-    return AppProcess(platform, "train_app", "Train HRDA", scene.source, task_id)
-
-
-def train(app: AppProcess, state: dict[str, Any], wait: bool = True) -> requests.Response:
-    return app.post("train_from_api", {"app_state": state, "wait": wait})
-
-
-def refusal(app: AppProcess, state: dict[str, Any]) -> str:
-    answer = train(app, state)
-    assert answer.status_code in (400, 409), answer.text  # never 5xx, which the SDK's client sends again and again
-    return str(answer.json()["error"])
-
-
-class Experiment:
-    """What a task left in Team Files."""
-
-    def __init__(self, scene: Scene, task_id: int) -> None:
-        self.api, self.team = scene.api, scene.platform.team_id
-        self.directory = f"/experiments/{scene.source}_synthetic/{task_id}_HRDA/"
-        infos = self.api.file.list(self.team, self.directory, recursive=True, return_type="fileinfo")
-        self.files = {info.path.removeprefix(self.directory) for info in infos}
-
-    def fetch(self, name: str, folder: Path) -> Path:
-        path = folder / Path(name).name
-        self.api.file.download(self.team, self.directory + name, str(path))
-        return path
-
-    def json(self, name: str, folder: Path) -> Any:
-        return json.loads(self.fetch(name, folder).read_text())
-
-
-def iterations(app: AppProcess) -> int:
-    """How far the training of a task is."""
-    events = app.data / "runs" / str(app.task_id) / "events.jsonl"
-    lines = events.read_text().splitlines() if events.is_file() else []
-    return max((json.loads(line)["iteration"] for line in lines if line.endswith("}")), default=0)
-
-
 # ---- a training from beginning to end
 
 
 @pytest.fixture(scope="module")
-def finished(
-    platform: LocalPlatform, scene: Scene, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Scene, int, dict[str, Any]]:
-    """A task that trained to the end by one request, and the app state that the app gave before."""
+def finished(platform: LocalPlatform, scene: Scene) -> tuple[Scene, int]:
+    """A task that trained to the end by one request."""
     with start(platform, scene) as app:
         answer = train(app, {**scene.state(), "experiment_name": "first try"})
         assert answer.json() == {"result": "model was successfully trained"}, app.log()[-6000:]
         app.wait_for_end()
         assert app.process is not None and app.process.returncode == 0
         assert "Traceback" not in app.log()
-    return scene, app.task_id, json.loads(answer.text)
+    return scene, app.task_id
 
 
-def test_the_experiment_is_as_the_platform_expects_it(finished: tuple[Scene, int, Any], tmp_path: Path) -> None:
-    scene, task_id, _ = finished
+def test_the_experiment_is_as_the_platform_expects_it(finished: tuple[Scene, int], tmp_path: Path) -> None:
+    scene, task_id = finished
     experiment = Experiment(scene, task_id)
     assert experiment.files >= {
         *("checkpoints/best.pth", "checkpoints/last.pth", "config.yaml", "experiment_info.json", "app_state.json"),
@@ -111,15 +68,15 @@ def test_the_experiment_is_as_the_platform_expects_it(finished: tuple[Scene, int
     assert TrainConfig.load(experiment.fetch("config.yaml", tmp_path)).optimisation.iterations == 6
 
 
-def test_model_meta_has_the_background_and_all_classes_as_bitmaps(finished: tuple[Scene, int, Any], tmp_path: Path) -> None:
-    scene, task_id, _ = finished
+def test_model_meta_has_the_background_and_all_classes_as_bitmaps(finished: tuple[Scene, int], tmp_path: Path) -> None:
+    scene, task_id = finished
     meta = Experiment(scene, task_id).json("model_meta.json", tmp_path)
     assert [item["title"] for item in meta["classes"]] == INDEX_NAMES
     assert {item["shape"] for item in meta["classes"]} == {"bitmap"}
 
 
-def test_every_image_of_every_role_is_recorded(finished: tuple[Scene, int, Any], tmp_path: Path) -> None:
-    scene, task_id, _ = finished
+def test_every_image_of_every_role_is_recorded(finished: tuple[Scene, int], tmp_path: Path) -> None:
+    scene, task_id = finished
     experiment, ids = Experiment(scene, task_id), scene.image_ids
     split = experiment.json("train_val_split.json", tmp_path)
     assert sorted(split["train"]) == sorted(ids["roads"] + ids["wet"])
@@ -132,8 +89,8 @@ def test_every_image_of_every_role_is_recorded(finished: tuple[Scene, int, Any],
     }
 
 
-def test_the_checkpoint_alone_predicts_and_holds_no_code(finished: tuple[Scene, int, Any], tmp_path: Path) -> None:
-    scene, task_id, _ = finished
+def test_the_checkpoint_alone_predicts_and_holds_no_code(finished: tuple[Scene, int], tmp_path: Path) -> None:
+    scene, task_id = finished
     path = Experiment(scene, task_id).fetch("checkpoints/best.pth", tmp_path)
     content = torch.load(path, weights_only=True)
     assert content["model_info"] == {
@@ -146,14 +103,14 @@ def test_the_checkpoint_alone_predicts_and_holds_no_code(finished: tuple[Scene, 
     assert prediction.labels.shape == (70, 90)
 
 
-def test_nothing_was_asked_that_the_local_platform_does_not_know(finished: tuple[Scene, int, Any]) -> None:
+def test_nothing_was_asked_that_the_local_platform_does_not_know(finished: tuple[Scene, int]) -> None:
     platform = finished[0].platform
     assert not platform.unknown
     assert not platform.errors
 
 
-def test_an_app_state_of_an_experiment_starts_the_same_training_again(finished: tuple[Scene, int, Any], tmp_path: Path) -> None:
-    scene, task_id, _ = finished
+def test_an_app_state_of_an_experiment_starts_the_same_training_again(finished: tuple[Scene, int], tmp_path: Path) -> None:
+    scene, task_id = finished
     state = Experiment(scene, task_id).json("app_state.json", tmp_path)
     assert state["input"]["validation"]["projects"] == [{"project_id": scene.validation, "dataset_ids": []}]
     with start(scene.platform, scene) as app:
@@ -183,6 +140,16 @@ def test_wrong_choices_are_refused_in_words(session: AppProcess, scene: Scene) -
         ({"input": {"targets": [scene.target]}}, "input has no field 'targets'; there are project_id, source, target"),
         ({"classes": ["crack", "moss"]}, "classes: moss not in the source, which has crack, joint, patch, rust, stain"),
         ({"classes": []}, "leaves nothing to find; choose at least one class"),
+        ({"classes": "crack"}, "classes='crack': give a list of class names"),
+        ({"model": "pvt"}, "model='pvt': give its source"),
+        ({"modell": {}}, "app_state has no field 'modell'; there are input, model, classes"),
+        ({"options": {"device": "cpu"}}, "options has no field 'device'; there are cache_project"),
+        ({"options": {"devices": ["cpu", "cuda:1"]}}, "options.devices=['cpu', 'cuda:1']: give a list of one device"),
+        ({"options": {"devices": ["cuda:0"]}}, "device='cuda:0': this machine has 0 CUDA devices"),
+        ({"options": {"continue_run": True}}, "choose its last.pth as custom model, or switch it off"),
+        ({"options": {"model_benchmark": False}}, "options.model_benchmark=False: give"),
+        ({"input": {"target": [scene.target], "unlabelled_source": "ignore"}}, "input.unlabelled_source='ignore': use skip or"),
+        ({"experiment_name": "a/b"}, "experiment_name='a/b': give a name without slashes"),
         ({"model": {"source": "Pretrained models", "model_name": "unet"}}, "model.model_name='unet': use one of pvt_v2_b2"),
         ({"hyperparameters": "optimisation: {iterations: -5}"}, "optimisation.iterations=-5: use at least 1"),
         ({"hyperparameters": "optimization: {}"}, "optimization"),
@@ -233,8 +200,8 @@ def test_a_trainer_that_the_system_kills_ends_in_words(
     assert "ended by the system (SIGKILL), most likely because the machine ran out of memory" in said
 
 
-def test_checkpoints_that_do_not_suit_end_in_words(finished: tuple[Scene, int, Any], tmp_path: Path) -> None:
-    scene, task_id, _ = finished
+def test_checkpoints_that_do_not_suit_end_in_words(finished: tuple[Scene, int], tmp_path: Path) -> None:
+    scene, task_id = finished
     experiment = Experiment(scene, task_id)
     info = experiment.json("experiment_info.json", tmp_path)
     info["checkpoints"].append("checkpoints/broken.pth")
@@ -359,9 +326,9 @@ def test_stop_saves_and_uploads(platform: LocalPlatform, scene: Scene, tmp_path:
     assert "Stop requested: what was trained until iteration" in app.log()
 
 
-def test_another_task_goes_on_with_the_run_of_an_experiment(finished: tuple[Scene, int, Any], tmp_path: Path) -> None:
+def test_another_task_goes_on_with_the_run_of_an_experiment(finished: tuple[Scene, int], tmp_path: Path) -> None:
     """Resume from an experiment, with more iterations: its 6, then 6 more."""
-    scene, task_id, _ = finished
+    scene, task_id = finished
     state = scene.state(12)
     state["model"] = {"source": "Custom models", "task_id": task_id, "checkpoint": "last.pth"}
     state["options"]["continue_run"] = True

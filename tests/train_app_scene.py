@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 import supervisely as sly
 import yaml
+from app_process import AppProcess
 from tiny_runs import TINY, pictures
 
 from tests.local_platform import LocalPlatform
@@ -55,9 +59,20 @@ class Scene:
             "options": {"model_benchmark": {"enable": False, "speed_test": False}, "cache_project": True},
         }
 
-    def _project(self, name: str) -> int:
-        project = self.api.project.create(self.platform.workspace_id, name)
-        self.api.project.update_meta(project.id, META)
+    def add_source(self, name: str, class_name: str) -> int:
+        """Another labelled project, of four images with one object of a class of its own."""
+        meta = sly.ProjectMeta([sly.ObjClass(class_name, sly.Polygon, [0, 90, 0])])
+        project = self._project(name, meta)
+        dataset = int(self.api.dataset.create(project, name).id)
+        images = [image for image, _ in pictures(4, 9)]
+        infos = self.api.image.upload_nps(dataset, [f"{i}.png" for i in range(4)], images)
+        label = sly.Label(sly.Polygon([[4, 4], [4, 40], [40, 40]]), meta.get_obj_class(class_name))
+        self.api.annotation.upload_anns([info.id for info in infos], [sly.Annotation(images[0].shape[:2], [label])] * 4)
+        return project
+
+    def _project(self, name: str, meta: sly.ProjectMeta = META) -> int:
+        project = self.api.project.create(self.platform.workspace_id, name, change_name_if_conflict=True)
+        self.api.project.update_meta(project.id, meta)
         return int(project.id)
 
     def _dataset(self, project: int, name: str, count: int, seed: int, labelled: bool = True, parent: int | None = None) -> int:
@@ -81,3 +96,43 @@ def annotation(mask: np.ndarray[Any, Any]) -> sly.Annotation:
         ("crack", sly.Bitmap(mask.astype(bool))),
     ]
     return sly.Annotation(mask.shape, [sly.Label(shape, META.get_obj_class(name)) for name, shape in labels])
+
+
+def start(platform: LocalPlatform, scene: Scene, task_id: int | None = None) -> AppProcess:
+    return AppProcess(platform, "train_app", "Train HRDA", scene.source, task_id)
+
+
+def train(app: AppProcess, state: dict[str, Any], wait: bool = True) -> requests.Response:
+    return app.post("train_from_api", {"app_state": state, "wait": wait})
+
+
+def refusal(app: AppProcess, state: dict[str, Any]) -> str:
+    answer = train(app, state)
+    assert answer.status_code in (400, 409), answer.text  # never 5xx, which the SDK's client sends again and again
+    return str(answer.json()["error"])
+
+
+class Experiment:
+    """What a task left in Team Files."""
+
+    def __init__(self, scene: Scene, task_id: int) -> None:
+        self.api, self.team = scene.api, scene.platform.team_id
+        name = self.api.project.get_info_by_id(scene.source).name
+        self.directory = f"/experiments/{scene.source}_{name}/{task_id}_HRDA/"
+        infos = self.api.file.list(self.team, self.directory, recursive=True, return_type="fileinfo")
+        self.files = {info.path.removeprefix(self.directory) for info in infos}
+
+    def fetch(self, name: str, folder: Path) -> Path:
+        path = folder / Path(name).name
+        self.api.file.download(self.team, self.directory + name, str(path))
+        return path
+
+    def json(self, name: str, folder: Path) -> Any:
+        return json.loads(self.fetch(name, folder).read_text())
+
+
+def iterations(app: AppProcess) -> int:
+    """How far the training of a task is."""
+    events = app.data / "runs" / str(app.task_id) / "events.jsonl"
+    lines = events.read_text().splitlines() if events.is_file() else []
+    return max((json.loads(line)["iteration"] for line in lines if line.endswith("}")), default=0)

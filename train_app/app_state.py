@@ -17,7 +17,57 @@ INPUT_FIELDS = (
     *("project_id", "source", "target", "validation", "use_target_labels", "unlabelled_source"),
     *("background", "ignored_classes", "merged_classes"),
 )
+STATE_FIELDS = (
+    *("input", "model", "classes", "tags", "train_val_split", "hyperparameters", "options", "experiment_name"),
+    "start_training",
+)
+OPTION_FIELDS = (
+    *("cache_project", "convert_class_shapes", "model_benchmark", "export"),  # the SDK's
+    *("devices", "continue_run", "baseline"),
+)
+UNLABELLED = ("skip", "background")
+METHODS = ("none", "project", "share")
 VALIDATION_FIELDS = ("method", "projects", "percent", "unlabelled")
+
+
+def check_state(state: Any) -> dict[str, Any]:
+    """A copy with every section that the SDK wants to see.
+
+    Raises:
+        UserError: an unknown or missing section, or one of the wrong kind.
+    """
+    if not isinstance(state, Mapping):
+        raise UserError(f"app_state={state!r}: give an object with input, model, classes, hyperparameters and options")
+    _no_others("app_state", state, STATE_FIELDS)
+    for name, kind in (("input", Mapping), ("classes", list), ("options", Mapping)):
+        if not isinstance(state.get(name), kind if name == "classes" else (kind, type(None))):
+            raise UserError(f"{name}={state.get(name)!r}: give {'a list of class names' if name == 'classes' else 'an object'}")
+    if "model" not in state:
+        raise UserError("app_state lacks 'model': give for instance {'source': 'Pretrained models', 'model_name': 'pvt_v2_b2'}")
+    if not isinstance(state.get("hyperparameters"), (str, type(None))):
+        raise UserError("hyperparameters: give YAML as text, such as 'preset: standard'")
+    if not isinstance(state.get("experiment_name"), (str, type(None))):
+        raise UserError(f"experiment_name={state['experiment_name']!r}: give a text")
+    options = {"cache_project": True, **(state.get("options") or {})}
+    benchmark = options.get("model_benchmark", {})
+    if not isinstance(benchmark, Mapping):
+        raise UserError(f"options.model_benchmark={benchmark!r}: give {{'enable': false, 'speed_test': false}}")
+    options["model_benchmark"] = {"enable": False, "speed_test": False, **benchmark}
+    return {**state, "input": state.get("input") or {}, "options": options, "tags": [], "train_val_split": {}}
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are ours, with their defaults: devices (one, or none for the default), continue_run, baseline."""
+    _no_others("options", options, OPTION_FIELDS)
+    _flag("options.cache_project", options["cache_project"], section="")
+    export = options.get("export", {})
+    if not isinstance(export, Mapping):
+        raise UserError(f"options.export={export!r}: give {{'enable': true, 'ONNXRuntime': true}}")
+    devices = options.get("devices") or []
+    if not isinstance(devices, list) or len(devices) > 1 or not all(isinstance(device, str) for device in devices):
+        raise UserError(f"options.devices={devices!r}: give a list of one device, ['cuda:0'] or ['cpu']")
+    flags = {name: _flag(f"options.{name}", options.get(name, False), section="") for name in ("continue_run", "baseline")}
+    return {"devices": devices, **flags}
 
 
 def choice_from_state(state: Mapping[str, Any], classes: Sequence[str], launched_on: int) -> DataChoice:
@@ -44,13 +94,13 @@ def choice_from_state(state: Mapping[str, Any], classes: Sequence[str], launched
             merged=_merged(state.get("merged_classes") or {}),
         ),
         validation=ValidationChoice(
-            method=str(validation.get("method", "none")),
+            method=_one_of("validation.method", validation.get("method", "none"), METHODS),
             projects=_projects("validation.projects", validation.get("projects") or []),
             percent=_number("validation.percent", validation.get("percent", 10)),
-            unlabelled=str(validation.get("unlabelled", "skip")),
+            unlabelled=_one_of("validation.unlabelled", validation.get("unlabelled", "skip"), UNLABELLED),
         ),
         use_target_labels=_flag("use_target_labels", state.get("use_target_labels", False)),
-        unlabelled_source=str(state.get("unlabelled_source", "skip")),
+        unlabelled_source=_one_of("unlabelled_source", state.get("unlabelled_source", "skip"), UNLABELLED),
     )
 
 
@@ -107,10 +157,16 @@ def _merged(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple((str(name), str(into)) for name, into in value.items())
 
 
-def _flag(field: str, value: Any) -> bool:
+def _flag(field: str, value: Any, section: str = "input.") -> bool:
     if not isinstance(value, bool):
-        raise UserError(f"input.{field}={value!r}: use true or false")
+        raise UserError(f"{section}{field}={value!r}: use true or false")
     return value
+
+
+def _one_of(field: str, value: Any, possible: Sequence[str]) -> str:
+    if value not in possible:
+        raise UserError(f"input.{field}={value!r}: use {' or '.join(possible)}")
+    return str(value)
 
 
 def _number(field: str, value: Any) -> int:

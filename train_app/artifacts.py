@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import supervisely as sly
 
+from hrda_core import TrainConfig
 from hrda_core.training.run_directory import RunDirectory
 from train_app.errors import UserError
 from train_app.projects import Prepared
@@ -49,14 +50,21 @@ def stage_artifacts(run: RunDirectory, staging: Path, prepared: Prepared) -> Sta
     copies = [Path(shutil.copyfile(path, staging / path.name)) for path in checkpoints]
     if baseline.is_file():
         copies.append(Path(shutil.copyfile(baseline, staging / "baseline_best.pth")))
-    config = Path(shutil.copyfile(run.config, staging / "config.yaml"))
+    config = staging / "config.yaml"
+    config.write_text(without_paths(TrainConfig.load(run.config)).to_yaml(), encoding="utf-8")
     data = staging / "data.json"
     data.write_text(json.dumps(_data_record(prepared), indent=1), encoding="utf-8")
     files = [data]
-    for path in (run.metrics, run.report, run.path / "train.log", run.previews):
+    for path in (run.metrics, run.report, run.previews):
         if path.exists():
             files.append(path)
     return Staged(copies, config, files)
+
+
+def without_paths(config: TrainConfig) -> TrainConfig:
+    """The configuration without the places where this machine kept its files, which mean nothing elsewhere."""
+    data = {"source": [], "target": [], "validation": [], "cache": ""}
+    return config.updated({"data": data, "model": {"pretrained_file": "", "start_from": ""}})
 
 
 def meta_of(classes: Sequence[Mapping[str, Any]]) -> sly.ProjectMeta:

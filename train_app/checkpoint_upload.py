@@ -33,8 +33,8 @@ class CheckpointUpload:
             self._waiting[path.name] = path
             self._wake.notify()
 
-    def close(self, wait: float = 600.0) -> None:
-        """Ends after the upload at hand; what still waits is left to the final upload."""
+    def close(self, wait: float = 60.0) -> None:
+        """Ends after the upload at hand, or after `wait` seconds; what is missing is left to the final upload."""
         with self._wake:
             self._closing = True
             self._waiting.clear()

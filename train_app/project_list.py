@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 
 import supervisely as sly
@@ -91,8 +92,8 @@ class ProjectList:
         if project is None:
             return f"project {choice.project_id}"
         if not choice.dataset_ids:
-            return f"<b>{project.name}</b>: all datasets, {project.items_count} images"
+            return f"<b>{html.escape(project.name)}</b>: all datasets, {project.items_count} images"
         infos = {info.id: info for info in self._api.dataset.get_list(choice.project_id, recursive=True)}
         names = [infos[i].name if i in infos else str(i) for i in choice.dataset_ids]
         more = f" and {len(names) - SHOWN_DATASETS} more" if len(names) > SHOWN_DATASETS else ""
-        return f"<b>{project.name}</b>: {', '.join(names[:SHOWN_DATASETS])}{more}"
+        return f"<b>{html.escape(project.name)}</b>: {html.escape(', '.join(names[:SHOWN_DATASETS]))}{more}"

@@ -82,7 +82,7 @@ class Runner:
         """Asks the child to save and end; it does so after the iteration, or the image of an evaluation, at hand."""
         self._stop = True
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGTERM)  # which the trainer takes any number of times
 
     def _options(self, config: TrainConfig, folders: Mapping[str, Sequence[Path]], resume: bool) -> list[str]:
         options = ["--events", str(self.events), "--stop-when-stdin-closes"]
@@ -155,7 +155,7 @@ class Runner:
 
     def _last_line(self) -> str:
         lines = self._output.replace(b"\r", b"\n").decode("utf-8", "replace").splitlines()
-        told = [line for line in lines if line.strip()]
+        told = [line for line in lines if line.strip() and "it/s" not in line and "s/it" not in line and "image/s" not in line]
         return told[-1].removeprefix("error: ") if told else ""
 
 

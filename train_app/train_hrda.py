@@ -1,8 +1,9 @@
-"""Train HRDA: from the choices in the wizard to an experiment. The SDK's part is in sdk_bridge.py."""
+"""Train HRDA: from the choices in the wizard to an experiment. The SDK's part is in sdk_bridge."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import threading
@@ -15,10 +16,12 @@ import supervisely as sly
 from hrda_core import TrainConfig, load_checkpoint
 from hrda_core.data.parallel import Stopped
 from hrda_core.inference.export import export_onnx
+from hrda_core.inference.predictor import choose_device
 from hrda_core.training.run_directory import RunDirectory
 from train_app.artifacts import base_checkpoint, figures_of, meta_of, stage_artifacts
 from train_app.checkpoint_upload import CheckpointUpload
-from train_app.projects import DataChoice, Prepared, default_cache, prepare_datasets
+from train_app.errors import UserError
+from train_app.projects import Prepared, default_cache, prepare_datasets
 from train_app.runner import Event, Outcome, Runner, TrainingFailed
 from train_app.sdk_bridge import BridgedTrainApp
 from train_app.session import SessionFile
@@ -39,15 +42,20 @@ class TrainHRDA(BridgedTrainApp):
         self._prepared: Prepared | None = None
         self._config: TrainConfig | None = None
         self._continues = False
+        self._ended: Outcome | None = None  # of a training that is over, where a former process of this task got so far
         super().__init__(str(HERE / "models.json"), str(HERE / "hyperparameters.yaml"), str(HERE / "app_options.yaml"))
         self._run = RunDirectory(data / "runs" / str(self.task_id))
         self._data = data / "datasets" / str(self.task_id)
         self._session = SessionFile(self._run.path / "session.json")
         self.on_start(self.train)
-        self.app.call_before_shutdown(self.stop)
+        self.app.call_before_shutdown(self._stop_now)
         self._go_on_after_interruption()
+        self.gui.is_starting = False
 
     # -- the steps of a training ---------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._stop.clear()
 
     def prepare_data(self) -> None:
         """Settings, images and masks, weights; every mistake is told before anything is trained.
@@ -55,15 +63,22 @@ class TrainHRDA(BridgedTrainApp):
         Raises:
             UserError: a choice that cannot work. Stopped: the user stopped.
         """
-        self._stop.clear()
         choice = self.choice
         self.view.say("Checking the choices ...")
-        config = read_settings(self.hyperparameters_yaml, self._model(), choice.use_target_labels, self._device())
+        device = self._device()
+        if self.gui.training_process.continue_run.is_checked() and not self._is_custom():
+            raise UserError(
+                "options.continue_run goes on with an experiment: choose its last.pth as a custom model, or switch it off"
+            )
+        config = read_settings(self.hyperparameters_yaml, self._model(), choice.use_target_labels, device)
         config = config.updated({"baseline": config.baseline or self.gui.training_process.baseline.is_checked()})
         check_needs(config, choice)
         config = self._with_local_weights(config)
-        self._continues = self._same_as_before(config, choice)
-        self._session.update(phase="preparing", app_state=self.get_app_state(), config=config.as_dict(), record={})
+        state = self._state_of_cards()
+        self._continues = self._same_as_before(config, state)
+        self._ended = self._outcome_of_before() if self._continues else None
+        if self._ended is None:
+            self._session.update(phase="preparing", app_state=state, config=config.as_dict(), record={}, stop_requested=False)
         try:
             # without the cache the images are this task's alone, and go with it
             cache = default_cache() if self.gui.input_selector.get_cache_value() else self._data / "cache"
@@ -79,6 +94,8 @@ class TrainHRDA(BridgedTrainApp):
     def train(self) -> dict[str, Any]:
         """Trains, and lays out what the experiment consists of."""
         assert self._prepared is not None and self._config is not None  # prepare_data ran before
+        if self._ended is not None:
+            return self._collect(self._ended, self._prepared)
         if not self._continues and self.gui.training_process.continue_run.is_checked():
             self._fetch_run_of_experiment()
         remote = f"{self.remote_directory}checkpoints"
@@ -90,6 +107,7 @@ class TrainHRDA(BridgedTrainApp):
             self._note_end(error)
             raise
         finally:
+            self.view.say("Waiting for the checkpoint that is on its way to Team Files ...")
             upload.close()
         return self._collect(outcome, self._prepared)
 
@@ -103,7 +121,8 @@ class TrainHRDA(BridgedTrainApp):
                 last = event["time"]
                 shown = {"subtask": "Training", "current": event["iteration"], "total": event["total"]}
                 sly.logger.info("progress", extra={"event_type": sly.EventType.PROGRESS, **shown})  # the bar in the list of tasks
-            if event["event"] == "CheckpointSaved":
+            # neither the baseline's, nor those that are only kept for a while: all of them follow at the end
+            if event["event"] == "CheckpointSaved" and Path(event["path"]) in (self._run.best, self._run.last):
                 upload.offer(Path(event["path"]))
             elif event["event"] in ("Notice", "Stage"):
                 sly.logger.info(event.get("text") or event.get("name"))
@@ -122,12 +141,13 @@ class TrainHRDA(BridgedTrainApp):
             raise TrainingFailed(f"{error} {self._what_is_left()}".strip()) from error
         finally:
             self._runner = None
-        if not self._run.best.is_file():
+        if not self._result().best.is_file():
             raise Stopped("stopped before the first iteration")
         return outcome
 
     def _collect(self, outcome: Outcome, prepared: Prepared) -> dict[str, Any]:
-        checkpoint = load_checkpoint(self._run.best)
+        run = self._result()
+        checkpoint = load_checkpoint(run.best)
         record = {
             "classes": checkpoint["classes"],
             "split": {
@@ -136,36 +156,48 @@ class TrainHRDA(BridgedTrainApp):
                 "target": prepared.image_ids["target"],
             },
             "figures": figures_of(checkpoint, outcome.score),
-            "stopped": outcome.stopped,
-            "iteration": outcome.iteration,
+            "outcome": dataclasses.asdict(outcome),
         }
         self._session.update(phase="finalizing", record=record)
         if outcome.stopped:
             reason = outcome.stopped[0].upper() + outcome.stopped[1:]
             text = f"{reason}: what was trained until iteration {outcome.iteration} is saved and uploaded."
+            if run is not self._run:
+                text += " It is the baseline, which does not adapt to the target: adapting had not begun."
             self.gui.training_artifacts.success_message_text = text
             sly.logger.info(text)
-        staged = stage_artifacts(self._run, Path(self.work_dir) / "staging", prepared)
+        staged = stage_artifacts(run, Path(self.work_dir) / "staging", prepared)
         self.add_output_files([str(path) for path in staged.files])
         return {
             "model_name": checkpoint["model_config"]["encoder"],
             "task_type": "semantic segmentation",
             "model_files": {"config": str(staged.config)},
             "checkpoints": [str(path) for path in staged.checkpoints],
-            "best_checkpoint": self._run.best.name,
+            "best_checkpoint": run.best.name,
         }
 
     def stop(self) -> None:
-        """Ends a download at once, and a training after the iteration at hand."""
+        """Ends a download at once, and a training after the iteration at hand. Remembered by a relaunched task."""
         self._stop.set()
         if self._runner is not None:
+            self._session.update(stop_requested=True)
             self.view.say("Stopping: the iteration or evaluation at hand is finished, then everything is saved ...")
+            self._runner.stop()
+
+    def _stop_now(self) -> None:
+        """The app ends: the trainer saves, and a relaunched task goes on."""
+        self._stop.set()
+        if self._runner is not None:
             self._runner.stop()
 
     # -- what the bridge asks ------------------------------------------------------------------------------------
 
     def run_directory(self) -> Path:
         return self._run.path
+
+    def state_of_start(self) -> dict[str, Any] | None:
+        state: dict[str, Any] | None = self._session.read().get("app_state")
+        return state
 
     def model_meta(self) -> sly.ProjectMeta:
         return meta_of(self._record()["classes"])
@@ -220,12 +252,29 @@ class TrainHRDA(BridgedTrainApp):
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
+    def _result(self) -> RunDirectory:
+        """The run, or its baseline where it was stopped before adapting began."""
+        baseline = RunDirectory(self._run.baseline)
+        return baseline if baseline.best.is_file() and not self._run.best.is_file() else self._run
+
+    def _outcome_of_before(self) -> Outcome | None:
+        """How the training of a former process ended, where all that was left was to upload it."""
+        before = self._session.read()
+        if before.get("phase") == "finalizing":
+            return Outcome(**before["record"]["outcome"])
+        if before.get("phase") == "training" and before.get("stop_requested") and self._result().best.is_file():
+            saved = load_checkpoint(self._result().last if self._result().last.is_file() else self._result().best)
+            return Outcome(int(saved["provenance"]["iteration"]), None, "stop requested")
+        return None
+
+    def _is_custom(self) -> bool:
+        return bool(self.gui.model_selector.get_model_source() == sly.nn.utils.ModelSource.CUSTOM)
+
     def _model(self) -> ModelChoice:
         """The row of the model table; or the checkpoint of an experiment, downloaded."""
-        selector = self.gui.model_selector
-        if selector.get_model_source() == sly.nn.utils.ModelSource.PRETRAINED:
+        if not self._is_custom():
             return ModelChoice(encoder=self.model_info["meta"]["model_name"])
-        remote = selector.get_checkpoint_link()
+        remote = self.gui.model_selector.get_checkpoint_link()
         return ModelChoice(checkpoint=fetch_file(self._api, self.team_id, remote, self._run.path / "start", self._show))
 
     def _with_local_weights(self, config: TrainConfig) -> TrainConfig:
@@ -237,15 +286,21 @@ class TrainHRDA(BridgedTrainApp):
         return config.updated({"model": {"pretrained_file": str(local)}})
 
     def _device(self) -> str:
-        return self.gui.training_process.get_device()
+        """The chosen device; raises UserError where this machine does not have it."""
+        device = self.gui.training_process.get_device()
+        try:
+            choose_device(device)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return device
 
-    def _same_as_before(self, config: TrainConfig, choice: DataChoice) -> bool:
+    def _same_as_before(self, config: TrainConfig, state: dict[str, Any]) -> bool:
         """Whether this task already trained with the very same choices: then it goes on with that."""
         before = self._session.read()
-        if not self._run.last.is_file() or not before:
+        if not before or not any(run.last.is_file() for run in (self._run, RunDirectory(self._run.baseline))):
             return False
         known = {key: before.get("app_state", {}).get(key) for key in ("input", "classes")}
-        now = json.loads(json.dumps({key: self.get_app_state()[key] for key in ("input", "classes")}))
+        now = json.loads(json.dumps({key: state[key] for key in ("input", "classes")}))
         same = known == now and _without_device(before.get("config", {})) == _without_device(json_of(config))
         if same:
             self.view.notice("Going on with the run of this task that was interrupted.")
@@ -283,7 +338,15 @@ class TrainHRDA(BridgedTrainApp):
             self.start_at_once(self._wrapped_resume_upload)
         elif self._session.is_unfinished():
             sly.logger.info("This task was interrupted; it goes on where it was.")
-            self.load_app_state(self._session.read()["app_state"])
+            self.gui.is_starting = False  # so that a state which does not fit any more is told here
+            try:
+                self.load_app_state(self._session.read()["app_state"])
+            except UserError as error:
+                self._note_end(error)
+                self._tell(f"This task was interrupted and cannot go on by itself: {error}")
+                self.gui.training_process.validator_text.set(str(error), "error")
+                self.gui.training_process.validator_text.show()
+                return
             self.start_at_once(self._wrapped_start_training)
 
 

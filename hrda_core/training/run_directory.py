@@ -50,7 +50,10 @@ class RunDirectory:
         self._lock.release()
 
     def holds_a_run(self) -> bool:
-        return self.metrics.is_file() or any(self.checkpoints.glob("*.pth"))
+        return self.metrics.is_file() or any(self.checkpoints.glob("*.pth")) or self.holds_a_baseline()
+
+    def holds_a_baseline(self) -> bool:
+        return (self.baseline / self.metrics.name).is_file() or any((self.baseline / self.checkpoints.name).glob("*.pth"))
 
     def prepare(self, config: TrainConfig, resume: bool, overwrite: bool) -> None:
         """Makes the directory ready for a first start, a resume, or, with `overwrite`, for a start anew.
@@ -60,6 +63,8 @@ class RunDirectory:
         """
         if resume and self.last.is_file():
             self._check_same_model(config)
+        elif resume and self.holds_a_baseline():
+            self._check_same_model(config)  # adapting had not begun
         elif self.holds_a_run():
             if not (overwrite or resume):
                 raise ValueError(

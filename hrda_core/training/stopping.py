@@ -32,11 +32,14 @@ def never() -> bool:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM become a request to stop, which the run honours by saving; a second one ends it at once."""
+    """SIGINT and SIGTERM become a request to stop, which the run honours by saving; another Ctrl-C ends it at once.
+
+    Programs send SIGTERM, and perhaps repeat it: that does not cost what was trained.
+    """
     received: list[int] = []
 
     def handle(number: int, _: FrameType | None) -> None:
-        if received:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
 

@@ -1,7 +1,4 @@
-"""The only module that touches the SDK's internals: its train app, with our cards, our data and our training put in.
-
-What is relied on is guarded by tests/test_sdk_bridge.py, which fails when the pinned SDK changes.
-"""
+"""The SDK's train app with our steps in the place of its own."""
 
 from __future__ import annotations
 
@@ -17,131 +14,27 @@ from typing import Any
 
 import supervisely as sly
 import tqdm.std
-from fastapi import HTTPException, Request
-from fastapi.responses import FileResponse, JSONResponse
 from supervisely.api.file_api import FileInfo
 from supervisely.app import show_dialog
 from supervisely.app.fastapi.subapp import _add_event_handler
-from supervisely.app.widgets import Card, Container
 from supervisely.nn.training import resume_manifest, train_app
-from supervisely.nn.training.gui import gui as sdk_gui
-from supervisely.nn.training.gui import utils as gui_utils
-from supervisely.nn.training.gui.hyperparameters_selector import HyperparametersSelector
-from supervisely.nn.training.gui.training_logs import TrainingLogs
 from supervisely.nn.utils import ModelSource
 
 from hrda_core.data.parallel import Stopped
-from train_app.app_state import choice_from_state, state_of_choice
+from train_app.app_state import state_of_choice
 from train_app.choices import DataChoice
 from train_app.errors import UserError
 from train_app.runner import TrainingFailed
+from train_app.sdk_bridge.routes import add_routes
+from train_app.sdk_bridge.steps import Wizard, put_in_our_cards
 from train_app.team_files import upload_files
-from train_app.training_view import TrainingView, preview_file
-from train_app.wizard import ClassesCard, SourceTargetCard, TrainingCard
+from train_app.training_view import TrainingView
 
 # a bar that the garbage collector closes during a state sync would wait for the lock that the sync holds
 tqdm.std.tqdm.__del__ = lambda self: None  # type: ignore[method-assign]
 
 FRAMEWORK = "HRDA"
 TOLD = (UserError, TrainingFailed, Stopped)  # shown to the user by the time they leave a thread
-STEPS = ("input_selector", "model_selector", "classes_selector", "hyperparameters_selector")
-
-
-class HyperparametersCard(HyperparametersSelector):
-    """The SDK's, which takes for granted that both exports are supported as soon as one is mentioned."""
-
-    def set_export_onnx_checkbox_value(self, value: bool) -> None:
-        if self.export_onnx_checkbox is not None:
-            super().set_export_onnx_checkbox_value(value)
-
-    def set_export_tensorrt_checkbox_value(self, value: bool) -> None:
-        if self.export_tensorrt_checkbox is not None:
-            super().set_export_tensorrt_checkbox_value(value)
-
-
-class LogsCard(TrainingLogs):
-    """The SDK's, with our view of the training in it."""
-
-    def __init__(self, app_options: dict[str, Any]) -> None:
-        super().__init__(app_options)
-        self.view = TrainingView()
-        self.container = Container([*self.display_widgets, *self.view.widgets])
-        self.card = Card("Progress", "Curves, and predictions on your own photos", content=self.container)
-        self.card.lock("Start training to unlock")
-
-
-class Wizard(sdk_gui.TrainGUI):
-    """The SDK's wizard with our cards; an app state that a card refuses is an error, not a silence."""
-
-    input_selector: SourceTargetCard
-    classes_selector: ClassesCard
-    training_process: TrainingCard
-    training_logs: LogsCard
-
-    def load_from_app_state(self, app_state: Any, click_cb: bool = True, validate_steps: bool = True) -> None:
-        for step in STEPS:  # a second state in one session: the SDK's buttons are toggles
-            gui_utils.button_clicked[getattr(self, step).button.widget_id] = False
-        if isinstance(app_state, dict):
-            app_state = {"train_val_split": {}, "tags": [], **app_state}
-            self._classes_of_state = self._names_of_classes(app_state.get("classes"))
-        self._read_options((app_state or {}).get("options") or {} if isinstance(app_state, dict) else {})
-        super().load_from_app_state(app_state, click_cb, validate_steps)
-
-    def _read_options(self, options: dict[str, Any]) -> None:
-        process = self.training_process
-        for box, name in ((process.continue_run, "continue_run"), (process.baseline, "baseline")):
-            (box.check if options.get(name, False) else box.uncheck)()
-        devices = options.get("devices")
-        if devices:
-            process.select_device.set_device(devices[0])
-
-    def _init_input(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
-        choice = choice_from_state(settings or {}, self._classes_of_state, self.project_id)
-        self.input_selector.set(choice)
-        self._class_choice = choice.classes
-        return self._taken(self.input_selector, super()._init_input(settings, options, click_cb, validate))
-
-    def _init_model(self, settings: Any, options: Any = None, click_cb: bool = True, validate: bool = True) -> bool:
-        source = settings.get("source")
-        if source not in (ModelSource.PRETRAINED, ModelSource.CUSTOM):
-            raise UserError(f"model.source={source!r}: use {ModelSource.PRETRAINED!r} or {ModelSource.CUSTOM!r}")
-        if source == ModelSource.PRETRAINED:
-            names = [model["meta"]["model_name"] for model in self.models]
-            if settings.get("model_name") not in names:
-                raise UserError(f"model.model_name={settings.get('model_name')!r}: use one of {', '.join(names)}")
-        try:
-            done = super()._init_model(settings, options, click_cb, validate)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:  # the SDK's, for what it does not find
-            raise UserError(
-                f"model: there is no checkpoint {settings.get('checkpoint')!r} of task {settings.get('task_id')!r} among the "
-                f"experiments of Train HRDA in this team ({error}); choose one that is in Team Files, /experiments"
-            ) from error
-        return self._taken(self.model_selector, done)
-
-    def _init_classes(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
-        self.classes_selector.set(self._class_choice)
-        is_valid = self.classes_selector.validate_step() if validate else True
-        if is_valid and click_cb:
-            self.classes_selector_cb()
-            self.set_next_step()
-        return self._taken(self.classes_selector, is_valid)
-
-    def _init_hyperparameters(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
-        done = super()._init_hyperparameters(settings, options, click_cb, validate)
-        return self._taken(self.hyperparameters_selector, done)
-
-    def _names_of_classes(self, classes: Any) -> list[str]:
-        """Names, also where the state gives ids of classes, as the experiment page does."""
-        if not isinstance(classes, list):
-            raise UserError(f"classes={classes!r}: give a list of class names, such as ['crack']")
-        names = {c.sly_id: c.name for c in self.project_meta.obj_classes}
-        return [names.get(item, str(item)) for item in classes]
-
-    @staticmethod
-    def _taken(card: Any, is_valid: bool) -> bool:
-        if not is_valid:
-            raise UserError(card.validator_text.text.replace("<br>", " "))
-        return True
 
 
 def _no_traceback_of_what_was_told() -> None:
@@ -154,15 +47,6 @@ def _no_traceback_of_what_was_told() -> None:
     threading.excepthook = hook
 
 
-def _put_in_our_cards() -> None:
-    sdk_gui.InputSelector = SourceTargetCard
-    sdk_gui.ClassesSelector = ClassesCard
-    sdk_gui.HyperparametersSelector = HyperparametersCard
-    sdk_gui.TrainingProcess = TrainingCard
-    sdk_gui.TrainingLogs = LogsCard
-    train_app.TrainGUI = Wizard
-
-
 class BridgedTrainApp(train_app.TrainApp):
     """The SDK's train app, with the gaps that train_hrda.py fills.
 
@@ -172,17 +56,21 @@ class BridgedTrainApp(train_app.TrainApp):
     gui: Wizard
 
     def __init__(self, models: str, hyperparameters: str, app_options: str) -> None:
-        _put_in_our_cards()
+        put_in_our_cards()
         _no_traceback_of_what_was_told()
         super().__init__(FRAMEWORK, models, hyperparameters, app_options)
         self._is_training = threading.Lock()
-        self._add_routes()
+        self.gui.is_busy = self._is_training.locked
+        add_routes(self, self._server)
         self.gui.training_process.stop_button.click(self.stop)
-        self.gui.input_selector.source_changed = self._read_classes
 
     # -- for subclasses ------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """A training begins; a stop that was meant for an earlier one is forgotten."""
         raise NotImplementedError
 
     def prepare_data(self) -> None:
@@ -227,8 +115,20 @@ class BridgedTrainApp(train_app.TrainApp):
     def choice(self) -> DataChoice:
         return self.gui.input_selector.choice(self.gui.classes_selector.choice())
 
+    def state_of_start(self) -> dict[str, Any] | None:
+        raise NotImplementedError
+
     def get_app_state(self, experiment_info: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The SDK's, with section "input" and the options that it does not know; it round-trips through the API."""
+        """The SDK's, with section "input" and the options that it does not know; it round-trips through the API.
+
+        Of a training that runs or has run: its own, whatever the cards show by now.
+        """
+        started = self.state_of_start() if self._is_training.locked() or self._is_resume_upload else None
+        if started is not None:
+            return {**started, "experiment_name": self.gui.training_process.get_experiment_name()}
+        return self._state_of_cards(experiment_info)
+
+    def _state_of_cards(self, experiment_info: dict[str, Any] | None = None) -> dict[str, Any]:
         state: dict[str, Any] = super().get_app_state(experiment_info)
         if state["model"]["source"] == ModelSource.PRETRAINED:
             state["model"]["model_name"] = self.model_info["meta"]["model_name"]  # the table's row, not the trained encoder
@@ -241,9 +141,6 @@ class BridgedTrainApp(train_app.TrainApp):
         state["experiment_name"] = self.gui.training_process.get_experiment_name()
         return state
 
-    def _read_classes(self) -> None:
-        self.gui.classes_selector.read_projects([project.project_id for project in self.gui.input_selector.source.get()])
-
     # -- the SDK's steps, with ours in their place ---------------------------------------------------------------
 
     def _wrapped_start_training(self) -> None:
@@ -251,6 +148,8 @@ class BridgedTrainApp(train_app.TrainApp):
         if not self._is_training.acquire(blocking=False):
             raise UserError("A training is running already; stop it first, or start another session of the app.")
         try:
+            self.gui.training_process.check_name()  # the SDK ends the whole app for a wrong one
+            self.begin()
             super()._wrapped_start_training()
         except TOLD:
             raise
@@ -267,7 +166,7 @@ class BridgedTrainApp(train_app.TrainApp):
 
     def _workflow_input(self) -> None:
         super()._workflow_input()
-        chosen = {p.project_id for role in ("target", "validation") for p in self.choice.projects(role)}
+        chosen = {p.project_id for role in ("source", "target", "validation") for p in self.choice.projects(role)}
         for project_id in sorted(chosen - {self.project_id}):
             try:
                 self._api.app.workflow.add_input_project(project_id)
@@ -302,6 +201,10 @@ class BridgedTrainApp(train_app.TrainApp):
     def _upload_artifacts(self, resume: bool = False) -> Any:
         """Into the directory that has the checkpoints of this task already, and without what is there."""
         self._resume_ctx = {**(self._resume_ctx or {}), "remote_dir": self.remote_directory}
+        checkpoints = {path.name for path in Path(self._output_checkpoints_dir).glob("*.pth")}
+        for info in self._api.file.list(self.team_id, f"{self.remote_directory}checkpoints/", return_type="fileinfo"):
+            if info.name not in checkpoints:  # of an earlier start of this task
+                self._api.file.remove(self.team_id, info.path)
         return super()._upload_artifacts(resume=True)
 
     @property
@@ -357,13 +260,25 @@ class BridgedTrainApp(train_app.TrainApp):
         )
         return result
 
+    def _export_weights(self, experiment_info: dict[str, Any]) -> Any:
+        """The SDK's list of the exported model's classes lacks the background."""
+        weights, classes = super()._export_weights(experiment_info)
+        if classes is not None:
+            names = [item.name for item in self.model_meta().obj_classes]
+            sly.json.dump_json_file(dict(enumerate(names)), classes)
+        return weights, classes
+
     def _get_resume_app_state(self, experiment_info: dict[str, Any]) -> dict[str, Any]:
         """The SDK's would put its own section "input" over ours."""
         return {**self.get_app_state(experiment_info), "start_training": False}
 
     def has_pending_upload(self) -> bool:
         """A former process of this task trained, and its upload is not complete."""
-        return resume_manifest.load(self.work_dir, self.task_id) is not None
+        manifest = resume_manifest.load(self.work_dir, self.task_id)
+        if manifest is not None and not self._is_resume_upload:
+            # the cards could not be filled in again, say since a class was renamed; the upload does not need them
+            self._resume_ctx, self._is_resume_upload = manifest, True
+        return manifest is not None
 
     # -- words instead of tracebacks -----------------------------------------------------------------------------
 
@@ -403,36 +318,6 @@ class BridgedTrainApp(train_app.TrainApp):
     def _activate(self, card: Any) -> None:
         self.gui.stepper.set_active_step(self.gui.steps.index(card.card) + 1)
 
-    # -- routes --------------------------------------------------------------------------------------------------
-
-    def _add_routes(self) -> None:
-        server = self._server
-
-        @server.exception_handler(UserError)
-        @server.exception_handler(TrainingFailed)
-        @server.exception_handler(Stopped)
-        async def refuse(request: Request, error: Exception) -> JSONResponse:
-            # never 5xx: the SDK's client would send the request ten times, and train as often
-            return JSONResponse({"error": self.sentence(error, "")}, 400 if isinstance(error, UserError) else 409)
-
-        @server.post("/stop_training")
-        def stop() -> dict[str, str]:
-            """Saves what was trained and uploads it."""
-            self.stop()
-            return {"result": "stop requested"}
-
-        @server.post("/app_state")
-        def app_state() -> dict[str, Any]:
-            """The choices as they are now: what /train_from_api takes."""
-            return self.get_app_state()
-
-        @server.get("/previews/{name:path}")
-        def preview(name: str) -> FileResponse:
-            path = preview_file(self.run_directory(), name)
-            if path is None:
-                raise HTTPException(404, f"no preview {name!r}")
-            return FileResponse(path)
-
     # -- start-up ------------------------------------------------------------------------------------------------
 
     def on_start(self, function: Callable[[], dict[str, Any]]) -> None:
@@ -450,7 +335,8 @@ class BridgedTrainApp(train_app.TrainApp):
         _add_event_handler(self._server, "startup", lambda: threading.Thread(target=run, daemon=True).start())
 
     def _prepare_working_dir(self) -> None:
-        super()._prepare_working_dir()  # empties its own log directory
+        self.log_dir = str(Path(self.work_dir) / self._log_dir_name)
+        super()._prepare_working_dir()  # empties its own log directory, which must not be the run's
         self.log_dir = str(self.run_directory() / "tensorboard")
 
     def _init_logger(self) -> None:

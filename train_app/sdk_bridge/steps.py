@@ -1,0 +1,175 @@
+"""The SDK's wizard with our cards in it, and app states that are taken whole or refused in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import supervisely as sly
+from supervisely.app.widgets import Card, Container
+from supervisely.nn.training import train_app
+from supervisely.nn.training.gui import gui as sdk_gui
+from supervisely.nn.training.gui import utils as gui_utils
+from supervisely.nn.training.gui.hyperparameters_selector import HyperparametersSelector
+from supervisely.nn.training.gui.training_logs import TrainingLogs
+from supervisely.nn.utils import ModelSource
+
+from train_app.app_state import check_options, check_state, choice_from_state
+from train_app.errors import UserError
+from train_app.training_view import TrainingView
+from train_app.wizard import ClassesCard, SourceTargetCard, TrainingCard
+
+STEPS = ("input_selector", "model_selector", "classes_selector", "hyperparameters_selector")
+SDK_ERRORS = (KeyError, ValueError, TypeError, AttributeError, IndexError)  # for what it does not find or expect
+
+
+class HyperparametersCard(HyperparametersSelector):
+    """The SDK's, which takes for granted that both exports are supported as soon as one is mentioned."""
+
+    def set_export_onnx_checkbox_value(self, value: bool) -> None:
+        if self.export_onnx_checkbox is not None:
+            super().set_export_onnx_checkbox_value(value)
+
+    def set_export_tensorrt_checkbox_value(self, value: bool) -> None:
+        if self.export_tensorrt_checkbox is not None:
+            super().set_export_tensorrt_checkbox_value(value)
+
+
+class LogsCard(TrainingLogs):
+    """The SDK's, with our view of the training in it."""
+
+    def __init__(self, app_options: dict[str, Any]) -> None:
+        super().__init__(app_options)
+        self.view = TrainingView()
+        self.container = Container([*self.display_widgets, *self.view.widgets])
+        self.card = Card("Progress", "Curves, and predictions on your own photos", content=self.container)
+        self.card.lock("Start training to unlock")
+
+
+class Wizard(sdk_gui.TrainGUI):
+    """The SDK's wizard with our cards.
+
+    is_busy: while a training runs its choices stay as they are. is_starting: nobody waits for an answer yet, so that what is
+    wrong with a state (of the experiment page, of a former process) is shown on the first card instead of ending the app.
+    """
+
+    input_selector: SourceTargetCard
+    classes_selector: ClassesCard
+    training_process: TrainingCard
+    training_logs: LogsCard
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.is_busy: Callable[[], bool] = lambda: False
+        self.is_starting = True
+        super().__init__(*arguments, **options)
+        # the SDK looks here for shapes that must be converted, in columns that a table of several projects lacks; none must be
+        self.step_flow.steps["classes_selector"]["on_select_click"].clear()
+        self.input_selector.source_changed = self._read_classes
+
+    def load_from_app_state(self, app_state: Any, click_cb: bool = True, validate_steps: bool = True) -> None:
+        """Sets all cards; with `validate_steps` off they take what they can.
+
+        Raises:
+            UserError: a card refuses its part, or a training runs.
+        """
+        if self.is_busy():
+            raise UserError("A training is running; stop it first, or start another session of the app.")
+        try:
+            self._load(app_state, click_cb, validate_steps)
+        except UserError as error:
+            if not self.is_starting:
+                raise
+            sly.logger.warning("The choices that the app was started with are incomplete: %s", error)
+            self.input_selector.validator_text.set(str(error), "warning")
+            self.input_selector.validator_text.show()
+
+    def _load(self, app_state: Any, click_cb: bool, validate: bool) -> None:
+        state = check_state(_read(app_state) if isinstance(app_state, str) else app_state)
+        for step in STEPS:  # a second state in one session: the SDK's buttons are toggles
+            gui_utils.button_clicked[getattr(self, step).button.widget_id] = False
+        self._choice = choice_from_state(state["input"], self._names_of_classes(state["classes"]), self.project_id)
+        self.training_process.set_options(check_options(state["options"]))
+        name = state.get("experiment_name")
+        try:
+            super().load_from_app_state(state, click_cb, validate)
+            if name:
+                self.training_process.set_experiment_name(name)
+            if validate:
+                self.training_process.check_name()
+        except UserError:
+            raise
+        except SDK_ERRORS as error:
+            raise UserError(f"The app state cannot be used: {_words(error)}") from error
+
+    def _init_input(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
+        self.input_selector.set(self._choice)
+        self._read_classes()
+        return self._taken(self.input_selector, super()._init_input(settings, options, click_cb, validate), validate)
+
+    def _init_model(self, settings: Any, options: Any = None, click_cb: bool = True, validate: bool = True) -> bool:
+        if not isinstance(settings, Mapping) or settings.get("source") not in (ModelSource.PRETRAINED, ModelSource.CUSTOM):
+            raise UserError(f"model={settings!r}: give its source, {ModelSource.PRETRAINED!r} or {ModelSource.CUSTOM!r}")
+        if settings["source"] == ModelSource.PRETRAINED:
+            names = [model["meta"]["model_name"] for model in self.models]
+            if settings.get("model_name") not in names:
+                raise UserError(f"model.model_name={settings.get('model_name')!r}: use one of {', '.join(names)}")
+        try:
+            done = super()._init_model(settings, options, click_cb, validate)
+        except SDK_ERRORS as error:
+            if not validate:  # say, an experiment that is gone by now, when all that is left is its upload
+                return True
+            raise UserError(
+                f"model: there is no checkpoint {settings.get('checkpoint')!r} of task {settings.get('task_id')!r} among the "
+                f"experiments of Train HRDA in this team ({_words(error)}); choose one that is in Team Files, /experiments"
+            ) from error
+        return self._taken(self.model_selector, done, validate)
+
+    def _init_classes(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
+        self.classes_selector.set(self._choice.classes, strict=validate)
+        is_valid = self.classes_selector.validate_step() if validate else True
+        if is_valid and click_cb:
+            self.classes_selector_cb()
+            self.set_next_step()
+        return self._taken(self.classes_selector, is_valid, validate)
+
+    def _init_hyperparameters(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
+        done = super()._init_hyperparameters(settings, options, click_cb, validate)
+        return self._taken(self.hyperparameters_selector, done, validate)
+
+    def _read_classes(self) -> None:
+        self.classes_selector.read_projects([project.project_id for project in self.input_selector.source.get()])
+
+    def _names_of_classes(self, classes: list[Any]) -> list[str]:
+        """Names, also where the state gives ids of classes of the launched project, as the experiment page does."""
+        names = {c.sly_id: c.name for c in self.project_meta.obj_classes}
+        return [names.get(item, str(item)) for item in classes]
+
+    @staticmethod
+    def _taken(card: Any, is_valid: bool, validate: bool) -> bool:
+        if validate and not is_valid:
+            raise UserError(card.validator_text.text.replace("<br>", " "))
+        return True
+
+
+def put_in_our_cards() -> None:
+    sdk_gui.InputSelector = SourceTargetCard
+    sdk_gui.ClassesSelector = ClassesCard
+    sdk_gui.HyperparametersSelector = HyperparametersCard
+    sdk_gui.TrainingProcess = TrainingCard
+    sdk_gui.TrainingLogs = LogsCard
+    train_app.TrainGUI = Wizard
+
+
+def _read(text: str) -> Any:
+    """JSON, or the path of a file with it."""
+    try:
+        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"The app state is neither JSON nor a file with it ({error}); send it as an object") from error
+
+
+def _words(error: Exception) -> str:
+    """A KeyError's text is the key in quotes."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
