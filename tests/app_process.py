@@ -51,7 +51,11 @@ class AppProcess:
             self.process = subprocess.Popen(
                 entrypoint(self.app, self.port), cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT
             )
-        self.wait(self._answers, 90, "the app does not answer")
+        try:
+            self.wait(self._answers, 90, "the app does not answer")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

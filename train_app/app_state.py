@@ -42,8 +42,11 @@ def check_state(state: Any) -> dict[str, Any]:
     for name, kind in (("input", Mapping), ("classes", list), ("options", Mapping)):
         if not isinstance(state.get(name), kind if name == "classes" else (kind, type(None))):
             raise UserError(f"{name}={state.get(name)!r}: give {'a list of class names' if name == 'classes' else 'an object'}")
-    if "model" not in state:
-        raise UserError("app_state lacks 'model': give for instance {'source': 'Pretrained models', 'model_name': 'pvt_v2_b2'}")
+    model = state.get("model")
+    if not isinstance(model, Mapping) or "source" not in model:
+        raise UserError(
+            f"model={model!r}: give source and name, {{'source': 'Pretrained models', 'model_name': 'pvt_v2_b2'}}"
+        )
     if not isinstance(state.get("hyperparameters"), (str, type(None))):
         raise UserError("hyperparameters: give YAML as text, such as 'preset: standard'")
     if not isinstance(state.get("experiment_name"), (str, type(None))):
