@@ -301,3 +301,14 @@ def _wait(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_a_session_recognises_the_same_choices_on_another_device(tmp_path: Path) -> None:
+    session, config = SessionFile(tmp_path / "session.json"), preset("standard")
+    state = {"input": {"target": [1]}, "classes": ["crack"], "experiment_name": "one"}
+    assert not session.has(state, config.as_dict())
+    session.update(app_state=state, config=config.as_dict())
+    other = config.updated({"device": "cpu"})
+    assert session.has({**state, "experiment_name": "two"}, other.as_dict())
+    assert not session.has({**state, "classes": ["joint"]}, config.as_dict())
+    assert not session.has(state, config.changed(["optimisation.learning_rate=1"]).as_dict())

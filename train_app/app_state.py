@@ -44,9 +44,7 @@ def check_state(state: Any) -> dict[str, Any]:
             raise UserError(f"{name}={state.get(name)!r}: give {'a list of class names' if name == 'classes' else 'an object'}")
     model = state.get("model")
     if not isinstance(model, Mapping) or "source" not in model:
-        raise UserError(
-            f"model={model!r}: give source and name, {{'source': 'Pretrained models', 'model_name': 'pvt_v2_b2'}}"
-        )
+        raise UserError(f"model={model!r}: give source and name, {{'source': 'Pretrained models', 'model_name': 'pvt_v2_b2'}}")
     if not isinstance(state.get("hyperparameters"), (str, type(None))):
         raise UserError("hyperparameters: give YAML as text, such as 'preset: standard'")
     if not isinstance(state.get("experiment_name"), (str, type(None))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,18 @@ class SessionFile:
 
     def is_unfinished(self) -> bool:
         return self.read().get("phase") in UNFINISHED
+
+    def has(self, state: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+        """Whether a former start of the task had the same data, classes and settings; the device does not matter."""
+        before = self.read()
+        same = all(_plain(state[key]) == before.get("app_state", {}).get(key) for key in ("input", "classes"))
+        return same and _without_device(_plain(config)) == _without_device(before.get("config", {}))
+
+
+def _plain(content: Any) -> Any:
+    """As it looks after its way through a file."""
+    return json.loads(json.dumps(content))
+
+
+def _without_device(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "device"}

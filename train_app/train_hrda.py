@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from hrda_core.inference.export import export_onnx
 from hrda_core.inference.predictor import choose_device
 from hrda_core.training.run_directory import RunDirectory
 from train_app.artifacts import base_checkpoint, figures_of, meta_of, stage_artifacts
+from train_app.benchmark import benchmark_projects, why_no_benchmark
 from train_app.checkpoint_upload import CheckpointUpload
 from train_app.errors import UserError
 from train_app.projects import Prepared, default_cache, prepare_datasets
@@ -219,27 +218,10 @@ class TrainHRDA(BridgedTrainApp):
         return record
 
     def why_no_benchmark(self) -> str:
-        """Why the platform cannot evaluate the model itself, "" where it can."""
-        choice = self.choice
-        projects = choice.validation.projects if choice.validation.method == "project" else choice.target
-        if choice.validation.method == "none":
-            return "there are no validation images"
-        if len({project.project_id for project in projects}) > 1:
-            return "it compares with one project, and the validation images are in several"
-        if choice.classes.merged or choice.classes.ignored or choice.classes.background is False:
-            return "it knows neither merged nor ignored classes, nor models without a background"
-        meta = sly.ProjectMeta.from_json(self._api.project.get_meta(projects[0].project_id))
-        shapes = {name: c.geometry_type.geometry_name() for name in self.classes if (c := meta.get_obj_class(name)) is not None}
-        others = {name: shape for name, shape in shapes.items() if shape != "bitmap"}
-        if others:
-            named = ", ".join(f"{name} ({shape})" for name, shape in others.items())
-            return f"it compares bitmaps only, and the validation project has {named}"
-        return ""
+        return why_no_benchmark(self._api, self.choice)
 
     def benchmark_project(self) -> int:
-        choice = self.choice
-        projects = choice.validation.projects if choice.validation.method == "project" else choice.target
-        return projects[0].project_id
+        return benchmark_projects(self.choice)[0].project_id
 
     def export(self, experiment_info: dict[str, Any]) -> str:
         """The best checkpoint as ONNX, beside the others."""
@@ -262,9 +244,9 @@ class TrainHRDA(BridgedTrainApp):
         before = self._session.read()
         if before.get("phase") == "finalizing":
             return Outcome(**before["record"]["outcome"])
-        if before.get("phase") == "training" and before.get("stop_requested") and self._result().best.is_file():
-            saved = load_checkpoint(self._result().last if self._result().last.is_file() else self._result().best)
-            return Outcome(int(saved["provenance"]["iteration"]), None, "stop requested")
+        result = self._result()
+        if before.get("phase") == "training" and before.get("stop_requested") and result.best.is_file():
+            return Outcome(result.iteration() or 0, None, "stop requested")
         return None
 
     def _is_custom(self) -> bool:
@@ -296,12 +278,8 @@ class TrainHRDA(BridgedTrainApp):
 
     def _same_as_before(self, config: TrainConfig, state: dict[str, Any]) -> bool:
         """Whether this task already trained with the very same choices: then it goes on with that."""
-        before = self._session.read()
-        if not before or not any(run.last.is_file() for run in (self._run, RunDirectory(self._run.baseline))):
-            return False
-        known = {key: before.get("app_state", {}).get(key) for key in ("input", "classes")}
-        now = json.loads(json.dumps({key: state[key] for key in ("input", "classes")}))
-        same = known == now and _without_device(before.get("config", {})) == _without_device(json_of(config))
+        trained = any(run.last.is_file() for run in (self._run, RunDirectory(self._run.baseline)))
+        same = trained and self._session.has(state, config.as_dict())
         if same:
             self.view.notice("Going on with the run of this task that was interrupted.")
         return same
@@ -317,9 +295,9 @@ class TrainHRDA(BridgedTrainApp):
             self._session.update(phase="stopped" if isinstance(error, Stopped) else "failed")
 
     def _what_is_left(self) -> str:
-        if not self._run.last.is_file():
+        iteration = self._run.iteration()
+        if iteration is None:
             return ""
-        iteration = load_checkpoint(self._run.last)["provenance"]["iteration"]
         return (
             f"Nothing before that is lost: checkpoints until iteration {iteration} are in Team Files, {self.remote_directory}"
             f"checkpoints. Start with the same settings goes on from there, with other settings it begins anew."
@@ -348,11 +326,3 @@ class TrainHRDA(BridgedTrainApp):
                 self.gui.training_process.validator_text.show()
                 return
             self.start_at_once(self._wrapped_start_training)
-
-
-def json_of(config: TrainConfig) -> Any:
-    return json.loads(json.dumps(config.as_dict()))
-
-
-def _without_device(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "device"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hrda_core.config import TrainConfig
+from hrda_core.models.checkpoints import load_checkpoint
 
 STARTS = ("model.pretrained", "model.pretrained_file", "model.start_from")  # a resumed run has weights of its own
 
@@ -48,6 +49,13 @@ class RunDirectory:
     def __exit__(self, *error: object) -> None:
         (self.path / ".lock-owner").unlink(missing_ok=True)
         self._lock.release()
+
+    def iteration(self) -> int | None:
+        """Of last.pth, or of best.pth where there is only that; None where there is neither."""
+        for path in (self.last, self.best):
+            if path.is_file():
+                return int(load_checkpoint(path)["provenance"]["iteration"])
+        return None
 
     def holds_a_run(self) -> bool:
         return self.metrics.is_file() or any(self.checkpoints.glob("*.pth")) or self.holds_a_baseline()
