@@ -92,11 +92,13 @@ class ServeHRDA(BridgedServing):
     def _put_into_service(self, deployed: Deployed) -> None:
         engine = deployed.engine
         with self._changing:
-            self._deployed = deployed
+            replaced, self._deployed = self._deployed, deployed
             self.service.engine = engine
             self.classes = deployed.facts.names
             self._model_meta = meta_of(engine.classes)
             self.device, self.model_precision = str(engine.device), engine.precision.upper()
+        if replaced is not None:
+            replaced.engine.close()
         for notice in deployed.notices:
             sly.logger.warning(notice)
         sly.logger.info("model %s is in service on %s in %s", engine.weights_version[:12], engine.device, engine.precision)

@@ -83,6 +83,18 @@ def _put_in_ours() -> None:
     sdk_gui.ServingGUITemplate = ServingGUI
 
 
+def _check_paths(model_files: Any) -> None:
+    """Raises RequestError where they are no paths of files, or might lead somewhere else."""
+    if not isinstance(model_files, Mapping) or not model_files.get("checkpoint"):
+        raise RequestError("model_files: give the path of a checkpoint, {'checkpoint': '/.../best.pth'}")
+    for kind, path in model_files.items():
+        if path is None:
+            continue
+        parts = path.replace("\\", "/").split("/") if isinstance(path, str) else [".."]
+        if ".." in parts or "://" in str(path) or "\0" in str(path) or parts[-1] in ("", "."):
+            raise RequestError(f"model_files: {str(kind)[:40]}={str(path)[:100]!r}: give the path of a file, no url and no '..'")
+
+
 class BridgedServing(sly.nn.inference.SemanticSegmentation):
     """The SDK's serving app, with the gaps that model.py fills: a subclass gives the methods of the first section."""
 
@@ -127,11 +139,26 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
 
     def _load_model_headless(self, model_files: Any, *arguments: Any, **options: Any) -> None:
         """Nothing of the former model remains, also where the new one fails to load."""
-        if not isinstance(model_files, Mapping) or not model_files.get("checkpoint"):
-            raise RequestError("model_files: give the path of a checkpoint, {'checkpoint': '/.../best.pth'}")
-        if self._model_served:
-            self.shutdown_model()
-        super()._load_model_headless(model_files, *arguments, **options)
+        _check_paths(model_files)
+        with self._freezing:  # one at a time: of two at once, one's engine would be left over
+            if self._model_served:
+                self.shutdown_model()
+            super()._load_model_headless(model_files, *arguments, **options)
+
+    def _download_pretrained_model(self, model_files: Any, log_progress: bool = True, headless: bool = False) -> dict[str, str]:
+        """The SDK's would fetch any url that a request gives, and write to wherever the answer says. Ours are found by name."""
+        name = model_files.get("checkpoint") if isinstance(model_files, Mapping) else None
+        known = [model["meta"]["model_files"]["checkpoint"] for model in self.pretrained_models]
+        if name not in known or len(model_files) != 1:
+            raise RequestError(f"model_files={str(model_files)[:200]}: no published model; its checkpoint is {', '.join(known)}")
+        return {"checkpoint": str(name)}
+
+    def _download_custom_model(
+        self, model_files: Any, log_progress: bool = True, model_source: str = ModelSource.CUSTOM
+    ) -> dict[str, str]:
+        _check_paths(model_files)
+        files: dict[str, str] = super()._download_custom_model(model_files, log_progress, model_source)
+        return files
 
     def shutdown_model(self) -> None:
         with self._freezing:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from hrda_core import ClassInfo
 from hrda_core.models.weights import our_name
 from serve_app import deploy as deploy_module
 from serve_app.deploy import deploy, published_file, read_content
+from serve_app.engine import EngineClosed
 from serve_app.errors import RequestError
 from serve_app.model import ServeHRDA
 from serve_app.published import CITYSCAPES, published_content
@@ -216,6 +219,55 @@ def test_files_of_other_sources_bring_their_classes_along(page: ServeHRDA, tmp_p
     names.write_text("[]")
     with pytest.raises(RequestError, match=r"finds 2 classes|give class names"):
         page._load_model_headless(files, ModelSource.EXTERNAL, {"model_name": "x"}, "cpu", "PyTorch")
+
+
+@pytest.mark.parametrize("source", [ModelSource.PRETRAINED, ModelSource.CUSTOM, ModelSource.EXTERNAL])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"checkpoint": "http://127.0.0.1:9/x.pth"},
+        {"checkpoint": "https://example.org/x"},
+        {"checkpoint": "/experiments/../.."},
+        {"checkpoint": "../x.pth"},
+        {"checkpoint": ["x"]},
+        {"checkpoint": "hrda_gta_cityscapes.pth", "config": "http://127.0.0.1:9/x"},
+        {},
+        "x",
+    ],
+)
+def test_no_model_is_fetched_from_a_url_or_outside_its_folder(
+    page: ServeHRDA, source: str, files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisely.nn.inference.inference.urlopen", lambda url: pytest.fail(f"{url} was opened"))
+    with pytest.raises(RequestError, match="model_files"):
+        page._download_model_files({"model_source": source, "model_files": files, "runtime": "PyTorch"}, False)
+
+
+def test_published_models_are_known_by_their_names(page: ServeHRDA) -> None:
+    files = {"checkpoint": "hrda_gta_cityscapes.pth"}
+    params = {"model_source": ModelSource.PRETRAINED, "model_files": files, "runtime": "PyTorch"}
+    assert page._download_model_files(params, False) == files
+
+
+def test_two_deployments_at_once_leave_one_engine(page: ServeHRDA, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def slow(*arguments: Any) -> Any:
+        made.append(deploy(*arguments))
+        time.sleep(0.3)
+        return made[-1]
+
+    monkeypatch.setattr("serve_app.model.deploy", slow)
+    files, info = {"checkpoint": str(scene.checkpoint)}, {"model_name": "x"}
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(page._load_model_headless, files, ModelSource.EXTERNAL, info, "cpu", "PyTorch") for _ in range(2)]
+        for one in both:
+            one.result()
+    page._put_into_service(deploy(scene.checkpoint, "cpu"))  # whatever puts another one there
+    assert len(made) == 2
+    for deployed in made:
+        with pytest.raises(EngineClosed):
+            deployed.engine.predict(scene.pictures[0])
 
 
 def test_classes_are_those_of_the_checkpoint(checkpoint: Path) -> None:

@@ -37,6 +37,8 @@ def test_the_sdk_is_the_pinned_one() -> None:
     [
         (Inference, "_load_model_headless", "self model_files model_source model_info device runtime kwargs"),
         (Inference, "_load_model", "self deploy_params"),
+        (Inference, "_download_pretrained_model", "self model_files log_progress headless"),
+        (Inference, "_download_custom_model", "self model_files log_progress model_source"),
         (Inference, "shutdown_model", "self"),
         (Inference, "_set_model_meta_custom_model", "self model_info"),
         (Inference, "_set_model_meta_external_model", "self classes_path"),
@@ -116,6 +118,7 @@ def test_what_a_subclass_must_not_shadow_unknowingly() -> None:
         *("_parse_inference_settings_from_args", "_inference_by_cli_deploy_args", "is_batch_inference_supported"),
         *("_get_inference_settings", "validate_inference_state", "_inference_auto", "_inference_benchmark", "_inference_images"),
         *("_format_output", "_inference_image_ids", "_inference_project_id", "_inference_video", "_inference_video_id"),
+        *("_download_pretrained_model", "_download_custom_model"),
         *("upload_predictions", "serve", "_run_server", "get_batch_size"),
     }
     cache = {name for name in vars(ImageCache) if any(name in vars(base) for base in ImageCache.__mro__[1:])}
