@@ -6,7 +6,6 @@ Written against ASGI itself: it must see a body before anything reads it, and an
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import uuid
@@ -81,7 +80,8 @@ class Gate:
             raise Refused(400, "bad_request", "Content-Length is no number")
         body.check(int(announced))
         # The SDK parses whatever calls itself JSON, before any route, and takes for granted that it is an object.
-        if "application/json" in headers.get("content-type", "") and scope["method"] not in NO_BODY:
+        empty = scope["method"] in NO_BODY and not int(announced) and "transfer-encoding" not in headers
+        if "application/json" in headers.get("content-type", "") and not empty:
             await body.read_json()
 
         async def send(message: Message) -> None:
@@ -140,11 +140,22 @@ class _Body:
             if len(content) > limit:
                 raise Refused(413, "json_too_large", f"the JSON has more than {limit / 2**20:g} MB: send images as files")
         value = check_json(bytes(content))
-        # The SDK would call whatever server the request names, with our network's reach. An app belongs to one platform.
-        if "server_address" in value and os.environ.get("SERVER_ADDRESS"):
-            del value["server_address"]  # the SDK then takes the environment's
+        if _forget_server(value):
             content = bytearray(json.dumps(value).encode())
         self._ready = [{"type": "http.request", "body": bytes(content), "more_body": False}]
+
+
+def _forget_server(value: dict[str, Any]) -> bool:
+    """Whether a server was named: the SDK would call it, with our network's reach. An app belongs to the platform it runs on."""
+    named = [("server_address", value)]
+    for part in (value.get("state"), value.get("context")):
+        named += [(name, part) for name in ("server_address", "serverAddress") if part]
+    if value.get("state"):
+        named.append(("api_token", value["state"]))  # the SDK takes it for that server only
+    found = [(name, part) for name, part in named if name in part]
+    for name, part in found:
+        del part[name]
+    return bool(found)
 
 
 def check_json(content: bytes) -> dict[str, Any]:

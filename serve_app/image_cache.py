@@ -10,10 +10,8 @@ from typing import Any
 import supervisely as sly
 from supervisely.nn.inference.cache import InferenceImageCache
 
-from hrda_core.data.samples import Image
 from serve_app.errors import RequestError
-from serve_app.limits import Limits
-from serve_app.uploads import Upload, decode
+from serve_app.uploads import Upload
 
 
 class ImageCache(InferenceImageCache):
@@ -22,14 +20,13 @@ class ImageCache(InferenceImageCache):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._limits = Limits.from_environment()
         self._doors = [threading.Lock() for _ in range(64)]  # one download of an image at a time
 
-    def download_image(self, api: sly.Api, image_id: int, related: bool = False) -> Image:
-        """(H, W, 3) uint8 RGB. Raises Refused where it is no image or too large, and what the platform answers."""
-        return decode(Upload(f"image {image_id}", self._content(api, image_id)), self._limits)
+    def download_image(self, api: sly.Api, image_id: int, related: bool = False) -> Upload:
+        """As it is stored: it is decoded when its turn comes. Raises what the platform answers."""
+        return Upload(f"image {image_id}", self._content(api, image_id))
 
-    def download_images(self, api: sly.Api, dataset_id: int, image_ids: Sequence[int], **options: Any) -> list[Image] | None:
+    def download_images(self, api: sly.Api, dataset_id: int, image_ids: Sequence[int], **options: Any) -> list[Upload] | None:
         if not options.get("return_images", True):
             for image_id in image_ids:
                 self._content(api, image_id)

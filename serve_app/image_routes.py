@@ -24,11 +24,12 @@ REPLACED = (
     *("/inference_image", "/inference_image_url", "/inference_batch", "/inference_batch_async"),
     *("/inference_video_async", "/inference_video_id"),
 )
+CLOSED = ("/smart_cache", "/smart_cache_files")  # they fetch or keep whatever a stranger names; no request needs them
 CHUNK = 2**20
 
 
 def add_image_routes(server: FastAPI, model: BridgedServing) -> None:
-    server.router.routes[:] = [route for route in server.router.routes if getattr(route, "path", None) not in REPLACED]
+    server.router.routes[:] = [route for route in server.router.routes if getattr(route, "path", None) not in REPLACED + CLOSED]
 
     def checked(settings: str, state: str) -> dict[str, Any]:
         """Clients send one of the two."""
@@ -52,7 +53,7 @@ def add_image_routes(server: FastAPI, model: BridgedServing) -> None:
         url = given.get("image_url")
         if not isinstance(url, str):
             raise RequestError(f"image_url={str(url)[:100]!r}: give an address that begins with http:// or https://")
-        content = fetch_image(url, model.limits.body_bytes)
+        content = fetch_image(url, model.limits.body_bytes, model.limits.url_seconds)
         return model.run_images([Upload(safe_file_name(url.partition("?")[0]), content)], given)[0]
 
     @server.post("/inference_batch")

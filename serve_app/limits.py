@@ -77,6 +77,27 @@ class Limits:
         return int(self.body_mb * 2**20)
 
 
+class PixelBudget:
+    """Lets as many images be decoded at a time as have `most` pixels in all; one is always let in."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._used = 0
+        self._change = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        with self._change:
+            self._change.wait_for(lambda: self._used == 0 or self._used + pixels <= self._most)
+            self._used += pixels
+        try:
+            yield
+        finally:
+            with self._change:
+                self._used -= pixels
+                self._change.notify_all()
+
+
 def _positive(name: str, text: str) -> float:
     try:
         value = float(text)

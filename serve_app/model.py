@@ -118,6 +118,11 @@ class ServeHRDA(BridgedServing):
         self.sleep()
         self._again, self.service.reason = None, NOT_DEPLOYED
 
+    def note_use(self) -> None:
+        """It is not put to sleep for an hour from now."""
+        if self._model_served:
+            self._schedule_freeze_on_inactivity()
+
     def notices(self) -> tuple[str, ...]:
         return self._deployed.notices if self._deployed is not None else ()
 
@@ -222,9 +227,16 @@ class WakeUp:
         self._model = model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/predict/") and self._model.asleep:
+        if scope["type"] != "http" or not scope["path"].startswith("/predict/"):
+            await self._app(scope, receive, send)
+            return
+        self._model.note_use()
+        if self._model.asleep:
             await anyio.to_thread.run_sync(self._model.awake)
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._model.note_use()
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

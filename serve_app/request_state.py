@@ -12,6 +12,13 @@ from serve_app.errors import RequestError
 
 LARGEST_STATE = 1_000_000  # characters; a list of 100,000 image ids has 800,000
 LARGEST_BATCH = 256
+UPLOAD_MODES = ("append", "replace", "create", "iou_merge")
+FRAMES = {  # as the SDK's server reads them, and the names that clients have for them
+    "startFrameIndex": ("startFrameIndex", "start_frame_index", "start_frame"),
+    "endFrameIndex": ("endFrameIndex", "end_frame_index", "end_frame"),
+    "framesCount": ("framesCount", "frames_count", "num_frames"),
+    "stride": ("stride", "step"),
+}
 
 
 def read_state(state: Any) -> dict[str, Any]:
@@ -32,23 +39,46 @@ def read_state(state: Any) -> dict[str, Any]:
     settings = state.get("settings")
     if settings is not None and not isinstance(settings, Mapping):
         raise RequestError(f"settings={str(settings)[:100]!r}: give names and values, such as {{'threshold': 0.5}}")
-    size = state.get("batch_size")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_BATCH):
-        raise RequestError(f"batch_size={str(size)[:100]!r}: use a whole number from 1 to {LARGEST_BATCH}")
+    check_transport({"batch_size": state.get("batch_size")})
     return dict(state)
 
 
-def read_rectangles(settings: Mapping[str, Any], count: int) -> list[sly.Rectangle | None]:
+def check_transport(given: Mapping[str, Any]) -> None:
+    """What says how images come and results go, wherever a client puts it.
+
+    Raises:
+        RequestError: a value that does not fit.
+    """
+    size = given.get("batch_size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_BATCH):
+        raise RequestError(f"batch_size={str(size)[:100]!r}: use a whole number from 1 to {LARGEST_BATCH}")
+    mode = given.get("upload_mode")
+    if mode is not None and mode not in UPLOAD_MODES:
+        raise RequestError(f"upload_mode={str(mode)[:100]!r}: use {', '.join(UPLOAD_MODES)}")
+    for ours, names in FRAMES.items():
+        for name in names:
+            _frame_number(name, given.get(name), ours)
+
+
+def _frame_number(name: str, value: Any, ours: str) -> None:
+    least = 0 if ours.endswith("Index") else 1
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise RequestError(f"{name}={str(value)[:100]!r}: use a whole number from {least} on")
+
+
+def read_rectangles(settings: Mapping[str, Any], count: int, first: int = 0) -> list[sly.Rectangle | None]:
     """The part to predict of each of `count` images: `rectangles`, one each, or `rectangle` for all, or None for all of it.
+
+    `first`: how many images of the request came before these.
 
     Raises:
         RequestError: no rectangle, or another number of them.
     """
     several = settings.get("rectangles")
     if several is not None:
-        if not isinstance(several, (list, tuple)) or len(several) < count:
-            raise RequestError(f"rectangles: give one for each of the {count} images")
-        return [_rectangle(one) for one in several[:count]]
+        if not isinstance(several, (list, tuple)) or len(several) < first + count:
+            raise RequestError(f"rectangles: give one for each of the {first + count} images")
+        return [_rectangle(one) for one in several[first : first + count]]
     one = settings.get("rectangle")
     return [None if one is None else _rectangle(one)] * count
 
@@ -77,18 +107,10 @@ def read_frames(state: Mapping[str, Any], total: int) -> dict[str, Any]:
     Raises:
         RequestError: a number that does not fit.
     """
-    names = {
-        "startFrameIndex": ("startFrameIndex", "start_frame_index", "start_frame"),
-        "endFrameIndex": ("endFrameIndex", "end_frame_index", "end_frame"),
-        "framesCount": ("framesCount", "frames_count", "num_frames"),
-        "stride": ("stride", "step"),
-    }
     read = dict(state)
-    for ours, theirs in names.items():
+    for ours, theirs in FRAMES.items():
         value = next((state[name] for name in theirs if state.get(name) is not None), None)
-        least = 0 if ours.endswith("Index") else 1
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise RequestError(f"{theirs[-1]}={str(value)[:100]!r}: use a whole number from {least} on")
+        _frame_number(theirs[-1], value, ours)
         read[ours] = value
     start = read["startFrameIndex"] = read["startFrameIndex"] or 0
     if start >= total:

@@ -24,6 +24,9 @@ ALLOW_PRIVATE = "HRDA_ALLOW_PRIVATE_URLS"  # environment variable; 1 allows priv
 REDIRECTS = 3
 CHUNK = 2**16
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+NOT_FOR_STRANGERS = [  # which Python calls global: Azure's platform, protocols' own, and what came before fc00::/7
+    ipaddress.ip_network(network) for network in ("168.63.129.16/32", "192.0.0.0/24", "fec0::/10")
+]
 LONGEST_URL = 4096
 AGENT = "hrda-serve"
 
@@ -87,6 +90,8 @@ def _is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return _is_public(str(inner))
+    if any(ip in network for network in NOT_FOR_STRANGERS):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback or ip.is_link_local)
 
 

@@ -26,18 +26,17 @@ from supervisely.nn.inference.inference_request import InferenceRequest, Inferen
 from supervisely.nn.utils import ModelSource, RuntimeType
 
 from hrda_core.data.samples import Image
-from serve_app.appended import leave_out_what_is_there
+from serve_app.appended import leave_out_what_is_there, name_tags
 from serve_app.command_line import parse_arguments, predict_files
 from serve_app.errors import RequestError
 from serve_app.image_cache import ImageCache
-from serve_app.limits import Refused
-from serve_app.request_state import read_frames, read_rectangles, read_state
+from serve_app.limits import PixelBudget, Refused
+from serve_app.request_state import check_transport, read_frames, read_rectangles, read_state
 from serve_app.safe_checkpoints import forbid_unsafe_unpickling
 from serve_app.service import Service
 from serve_app.serving_gui import ServingGUI
-from serve_app.uploads import Upload, decode
+from serve_app.uploads import Upload, decode, pixels_of
 
-UPLOAD_MODES = ("append", "replace", "create", "iou_merge")
 ANSWERED = 60  # seconds that an answered request is remembered
 AT_ONCE = 4  # images of a batch that are predicted side by side, so that their tiles share batches
 
@@ -55,12 +54,24 @@ class PatientUploader(sdk.Uploader):
         return result
 
 
+class OurRequest(InferenceRequest):
+    """The SDK's, which pauses at 500 results that nobody has fetched, also where nobody will before its end."""
+
+    is_fetched = True  # results are fetched while it runs
+
+    def pause(self) -> None:
+        if self.is_fetched:
+            super().pause()
+
+
 class Requests(InferenceRequestsManager):
     """The SDK's, which names a request by the clock, so that two that come at once can get each other's answers, and keeps every
     answered one for an hour."""
 
-    def create(self, inference_request_uuid: str | None = None) -> InferenceRequest:
-        return super().create(inference_request_uuid or uuid.uuid4().hex)
+    def create(self, inference_request_uuid: str | None = None) -> OurRequest:
+        request = OurRequest(inference_request_uuid or uuid.uuid4().hex, manager=self)
+        self.add(request)
+        return request
 
     def get(self, inference_request_uuid: str) -> InferenceRequest:
         if inference_request_uuid is not None and inference_request_uuid not in self._inference_requests:
@@ -69,6 +80,7 @@ class Requests(InferenceRequestsManager):
 
     def run(self, func: Any, *arguments: Any, **options: Any) -> Any:
         request = self.create()
+        request.is_fetched = False
         try:
             return super().run(func, *arguments, inference_request=request, **options)
         finally:
@@ -95,6 +107,11 @@ def _check_paths(model_files: Any) -> None:
             raise RequestError(f"model_files: {str(kind)[:40]}={str(path)[:100]!r}: give the path of a file, no url and no '..'")
 
 
+def _no_rectangles(state: Mapping[str, Any]) -> None:
+    if (state.get("settings") or {}).get("rectangles") is not None:
+        raise RequestError("rectangles: they are for images that a request lists; use `rectangle`, which holds for every image")
+
+
 class BridgedServing(sly.nn.inference.SemanticSegmentation):
     """The SDK's serving app, with the gaps that model.py fills: a subclass gives the methods of the first section."""
 
@@ -106,7 +123,10 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
         self.limits = self.service.limits
         self._of_thread = threading.local()
         self._side_by_side = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="image")
+        self._decoded = PixelBudget(self.limits.megapixels * 1e6)
         self._freezing = threading.RLock()
+        self._timing = threading.Lock()
+        self._used_at = time.monotonic()
         super().__init__(use_serving_gui_template=True, sliding_window_mode="none", **options)
 
     # -- for subclasses ------------------------------------------------------------------------------------------
@@ -192,6 +212,29 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
                 self._model_frozen = True
                 sly.logger.info("The model sleeps to save resources; the next request wakes it.")
 
+    def _schedule_freeze_on_inactivity(self) -> None:
+        """The model was used now. The SDK's lets two requests at once leave a timer behind, which ends a busy model."""
+        with self._timing:
+            self._used_at = time.monotonic()
+            if self._freeze_timer is None:
+                self._start_timer(self._inactivity_timeout)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._freeze_timer = threading.Timer(seconds, self._freeze_where_idle)
+        self._freeze_timer.daemon = True
+        self._freeze_timer.start()
+
+    def _freeze_where_idle(self) -> None:
+        with self._timing:
+            if self._freeze_timer is not threading.current_thread():
+                return  # of a model that is gone
+            self._freeze_timer = None
+            left = self._used_at + self._inactivity_timeout - time.monotonic()
+            if left > 0:
+                self._start_timer(left)
+                return
+        self._freeze_model()
+
     def _unfreeze_model(self) -> None:
         with self._freezing:
             if self._model_frozen:
@@ -263,22 +306,26 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
         settings = self._get_inference_settings(state)
         self.read_settings(settings)
         read_rectangles(settings, 1)
-        mode = state.get("upload_mode")
-        if mode is not None and mode not in UPLOAD_MODES:
-            raise RequestError(f"upload_mode={str(mode)[:100]!r}: use {', '.join(UPLOAD_MODES)}")
+        check_transport({"upload_mode": state.get("upload_mode")})
 
     def _inference_auto(self, source: Sequence[Any], settings: dict[str, Any]) -> tuple[list[sly.Annotation], list[Any]]:
         """The SDK's would read all images first, cut the rectangle out of bitmaps only, and could not be stopped."""
         checked = self.read_settings(settings)
-        rectangles = read_rectangles(settings, len(source))
+        before = getattr(self._of_thread, "images", None)  # of the same request, whose images come batch by batch
+        rectangles = read_rectangles(settings, len(source), before or 0)
+        if before is not None:
+            self._of_thread.images = before + len(source)
         stop = getattr(self._of_thread, "stop", None)
 
         def one(position: int) -> tuple[sly.Annotation, Any]:
             image = source[position]
-            if not isinstance(image, np.ndarray):
-                image = decode(Upload.of_path(Path(image)), self.limits)
-            return self.annotate(image, checked, rectangles[position], stop)
+            if isinstance(image, np.ndarray):
+                return self.annotate(image, checked, rectangles[position], stop)
+            upload = image if isinstance(image, Upload) else Upload.of_path(Path(image))
+            with self._decoded.hold(pixels_of(upload, self.limits)):
+                return self.annotate(decode(upload, self.limits), checked, rectangles[position], stop)
 
+        self._schedule_freeze_on_inactivity()
         self._unfreeze_model()
         try:
             together = len(source) > 1
@@ -296,15 +343,14 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
         return annotations, {"total": milliseconds, "preprocess": None, "inference": milliseconds, "postprocess": None}
 
     def _inference_images(self, images: Sequence[Any], state: dict[str, Any], inference_request: InferenceRequest) -> None:
-        """Uploads are decoded batch by batch, never all at once, and belong to their request, whatever they are called."""
+        """Uploads are decoded when their turn comes, and belong to their request, whatever they are called."""
         settings = self._get_inference_settings(state)
+        read_rectangles(settings, len(images))
         inference_request.set_stage(InferenceRequest.Stage.INFERENCE, 0, len(images))
         with self._stoppable(inference_request):
             for batch in batched(images, self._get_batch_size_from_state(state)):
-                uploads = [image for image in batch if isinstance(image, Upload)]
-                arrays = [decode(image, self.limits) if isinstance(image, Upload) else image for image in batch]
-                annotations, facts = self._inference_auto(arrays, settings)
-                names = [upload.name for upload in uploads] or [None] * len(batch)
+                annotations, facts = self._inference_auto(batch, settings)
+                names = [image.name if isinstance(image, Upload) else None for image in batch]
                 self._hand_out(annotations, facts, names, inference_request)
 
     def _hand_out(
@@ -334,7 +380,11 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
 
     def schedule_video(self, path: Path, state: dict[str, Any]) -> str:
         """Predicts frames of a video file in the background; the file is removed afterwards."""
-        return self._schedule(self._inference_video_file, path, state)
+        try:
+            return self._schedule(self._inference_video_file, path, state)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
     def _inference_video_file(self, path: Path, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
         try:
@@ -351,7 +401,9 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
 
     def run_video_id(self, api: sly.Api, state: dict[str, Any]) -> dict[str, Any]:
         """Raises what went wrong, where the SDK's route would answer with an empty list."""
-        request, future = self.inference_requests_manager.schedule_task(self._inference_video_id, api, state)
+        request = self.inference_requests_manager.create()
+        request.is_fetched = False
+        _, future = self.inference_requests_manager.schedule_task(self._inference_video_id, api, state, inference_request=request)
         future.result()
         if request.exception is not None:
             raise request.exception
@@ -360,32 +412,38 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
     @contextlib.contextmanager
     def _stoppable(self, request: InferenceRequest) -> Iterator[None]:
         """Stop ends the image at hand; what was predicted before stays."""
-        self._of_thread.stop = request.is_stopped
+        self._of_thread.stop, self._of_thread.images = request.is_stopped, 0
         try:
             yield
         except Exception:
             if not request.is_stopped():
                 raise
         finally:
-            self._of_thread.stop = None
+            self._of_thread.stop, self._of_thread.images = None, None
 
     def _inference_image_ids(self, api: sly.Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
         with self._stoppable(inference_request):
             super()._inference_image_ids(api, state, inference_request)
 
     def _inference_project_id(self, api: sly.Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
+        _no_rectangles(state)
         with self._stoppable(inference_request):
             super()._inference_project_id(api, state, inference_request)
 
     def _inference_video(self, path: str, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
         with sdk.VideoFrameReader(path) as video:
-            state = read_frames(state, video.frames_count())
+            state = self._of_video(read_frames(state, video.frames_count()))
         with self._stoppable(inference_request):
             return super()._inference_video(path, state, inference_request)
 
     def _inference_video_id(self, api: sly.Api, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
         with self._stoppable(inference_request):
-            return super()._inference_video_id(api, state, inference_request)
+            return super()._inference_video_id(api, self._of_video(state), inference_request)
+
+    def _of_video(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Frames are decoded by the batch: no more at a time than are predicted side by side."""
+        _no_rectangles(state)
+        return {**state, "batch_size": min(self._get_batch_size_from_state(dict(state)), AT_ONCE)}
 
     # -- predictions into projects -------------------------------------------------------------------------------
 
@@ -401,10 +459,19 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
     ) -> None:
         """The SDK's, which would add the same objects again when a request that was cut off is sent again."""
         context = {} if context is None else context
+        if isinstance(more.get("inference_request"), OurRequest):
+            more["inference_request"].is_fetched = False  # what matters goes into the project
         if dst_project_id is not None and all(prediction.project_id == dst_project_id for prediction in predictions):
             dst_project_id = None  # as documented: into the images themselves, not into copies of them
+        suffix = more.get("model_prediction_suffix") or "_nn"
+        target = dst_project_id
+        if target is None and dst_dataset_id is not None:
+            target = api.dataset.get_info_by_id(dst_dataset_id).project_id
+        for project_id in {target or prediction.project_id for prediction in predictions}:
+            those = [p for p in predictions if (target or p.project_id) == project_id]
+            name_tags(those, api, context, project_id, suffix)
         if upload_mode in ("append", "iou_merge") and dst_project_id is None and dst_dataset_id is None:
-            leave_out_what_is_there(predictions, api, context, more.get("model_prediction_suffix") or "_nn")
+            leave_out_what_is_there(predictions, api, context, suffix)
         try:
             super().upload_predictions(predictions, api, upload_mode, context, dst_dataset_id, dst_project_id, **more)
         except ValueError as error:  # classes of the project that have another shape

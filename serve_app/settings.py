@@ -16,6 +16,7 @@ from hrda_core.inference.preprocessing import SMALLEST_WINDOW
 from hrda_core.inference.tiling import BLENDINGS
 from serve_app.errors import RequestError
 from serve_app.predict_options import LARGEST_OVERLAP, LARGEST_TILE, SCALES, PredictOptions
+from serve_app.request_state import check_transport
 
 FILE = Path(__file__).with_name("inference_settings.yaml")
 DEFAULTS: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -90,7 +91,9 @@ def read_settings(given: Mapping[str, Any] | None, model: ModelFacts) -> Inferen
     values = {**DEFAULTS, **_known(given or {})}
     classes = _classes(values["classes"], model)
     foreground = classes - {0} if model.has_background else classes
-    with_background = {0} if model.has_background and _truth("background", values["background"]) else set()
+    background = _truth("background", values["background"])
+    alone = classes == {0}  # named beside others, as by clients that name all classes, it is not asked for
+    with_background = {0} if model.has_background and (background or alone) else set()
     output = _choice("output", values["output"], ("bitmap", "polygon", "alpha_mask"))
     return InferenceSettings(
         model=model,
@@ -105,8 +108,8 @@ def read_settings(given: Mapping[str, Any] | None, model: ModelFacts) -> Inferen
         indices=tuple(sorted(foreground | with_background)),
         output=output,
         objects=_choice("objects", values["objects"], ("class", "component")),
-        min_area=int(_number("min_area", values["min_area"], 0, LARGEST_AREA)),
-        fill_holes=int(_number("fill_holes", values["fill_holes"], 0, LARGEST_AREA)),
+        min_area=_whole("min_area", values["min_area"], LARGEST_AREA),
+        fill_holes=_whole("fill_holes", values["fill_holes"], LARGEST_AREA),
         simplify=_number("simplify", values["simplify"], 0, 100),
         confidence_tag=_truth("confidence_tag", values["confidence_tag"]),
         uncertain_from=_uncertain_from(values["uncertain_from"]),
@@ -125,6 +128,7 @@ def _known(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if isinstance(value, str) and len(value) > LARGEST_TEXT:
             raise RequestError(f"{name}={_shown(value)}: a text of {len(value)} characters; use at most {LARGEST_TEXT}")
+    check_transport(given)
     ours = {name: value for name, value in given.items() if name in DEFAULTS}
     if given.get("conf") is not None and "threshold" not in ours:
         ours["threshold"] = _number("conf", given["conf"], 0, 1)
@@ -206,6 +210,13 @@ def _number(name: str, value: Any, low: float, high: float, more: str = "") -> f
     if not good:
         raise RequestError(f"{name}={_shown(value)}: use a number from {low:,.10g} to {high:,.10g}{more}")
     return float(number)
+
+
+def _whole(name: str, value: Any, high: int) -> int:
+    number = _number(name, value, 0, high)
+    if number != int(number):
+        raise RequestError(f"{name}={_shown(value)}: use a whole number of pixels")
+    return int(number)
 
 
 def _choice(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hrda_core.data.samples import Image
 from serve_app.errors import RequestError
-from serve_app.limits import Limits, Refused, decode_checked
+from serve_app.limits import Limits, Refused, check_image_bytes, decode_checked
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,15 @@ class Upload:
             return Upload(path.name, path.read_bytes())
         except OSError as error:
             raise RequestError(f"{path}: cannot be read ({error.strerror}); check that it exists and may be read") from error
+
+
+def pixels_of(upload: Upload, limits: Limits) -> int:
+    """By its header. Raises Refused as `decode`."""
+    try:
+        height, width = check_image_bytes(upload.content, limits)
+    except Refused as error:
+        raise Refused(error.status, error.code, f"{upload.name[:200]}: {error}", error.retry_after) from error
+    return height * width
 
 
 def decode(upload: Upload, limits: Limits) -> Image:

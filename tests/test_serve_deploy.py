@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import supervisely as sly
 import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from golden_formulas import hrda_state
 from serve_scene import CLASSES, NAMES, Scene, expected, make_checkpoint, picture
 from supervisely.nn.utils import ModelSource
@@ -22,8 +27,12 @@ from serve_app import deploy as deploy_module
 from serve_app.deploy import deploy, published_file, read_content
 from serve_app.engine import EngineClosed
 from serve_app.errors import RequestError
+from serve_app.image_routes import add_image_routes
+from serve_app.limits import Admission, PixelBudget, Refused
 from serve_app.model import ServeHRDA
 from serve_app.published import CITYSCAPES, published_content
+from serve_app.sdk_bridge import Requests
+from serve_app.uploads import Upload
 from tests.local_platform import LocalPlatform
 
 
@@ -268,6 +277,130 @@ def test_two_deployments_at_once_leave_one_engine(page: ServeHRDA, scene: Scene,
     for deployed in made:
         with pytest.raises(EngineClosed):
             deployed.engine.predict(scene.pictures[0])
+
+
+# ---- what one request may keep busy
+
+
+def uploads(scene: Scene) -> list[Upload]:
+    return [Upload(f"{n}.png", bytes(cv2.imencode(".png", image[..., ::-1])[1])) for n, image in enumerate(scene.pictures)]
+
+
+def test_every_image_gets_its_own_rectangle_whatever_the_batch(page: ServeHRDA, scene: Scene) -> None:
+    page._load_model_headless({"checkpoint": str(scene.checkpoint)}, ModelSource.EXTERNAL, {"model_name": "x"}, "cpu", "PyTorch")
+    corners = [[[0, 16 * n], [127, 16 * n + 15]] for n in range(5)]  # x, y
+    rectangles = [{"points": {"exterior": corner, "interior": []}} for corner in corners]
+    state = {"settings": {"rectangles": rectangles, "threshold": "argmax", "background": True}, "batch_size": 2}
+    for number, result in enumerate(page.run_images(uploads(scene), state)):
+        annotation = sly.Annotation.from_json(result["annotation"], page.model_meta)
+        boxes = [label.geometry.to_bbox() for label in annotation.labels]
+        assert (min(b.top for b in boxes), max(b.bottom for b in boxes)) == (16 * number, 16 * number + 15)
+    state["settings"]["rectangles"] = rectangles[:4]
+    with pytest.raises(RequestError, match="one for each of the 5 images"):
+        page.run_images(uploads(scene), state)
+    for several in ({"project_id": 1}, {"video_id": 1}):
+        with pytest.raises(RequestError, match="use `rectangle`"):
+            name = "_inference_project_id" if "project_id" in several else "_inference_video_id"
+            getattr(page, name)(scene.api, {**several, **state}, page.inference_requests_manager.create())
+
+
+def test_a_batch_is_decoded_image_by_image(page: ServeHRDA, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = uploads(scene)
+    most, now, lock = [0], [0], threading.Lock()
+
+    def annotate(image: Any, *_: Any) -> Any:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        with lock:
+            now[0] -= 1
+        return sly.Annotation(image.shape[:2]), {}
+
+    monkeypatch.setattr(page, "annotate", annotate)
+    for pixels, expected_most in ((1, 1), (2 * 96 * 128, 2)):
+        monkeypatch.setattr(page, "_decoded", PixelBudget(pixels))
+        most[0] = 0
+        names = [result["name"] for result in page.run_images(files, {"batch_size": 5})]
+        assert names == [file.name for file in files] and most[0] == expected_most
+
+
+def test_a_request_that_answers_at_its_end_never_pauses() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        manager = Requests(executor)
+
+        def work(inference_request: Any) -> None:
+            inference_request.add_results([{}] * 501)
+            assert not inference_request.is_paused()
+
+        assert len(manager.run(work)) == 501
+        fetched = manager.create()
+        fetched.add_results([{}] * 501)
+        assert fetched.is_paused()
+        manager._stop_event.set()
+
+
+def test_a_busy_model_is_not_put_to_sleep(page: ServeHRDA, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_inactivity_timeout", 0.4)
+    page._load_model_headless({"checkpoint": str(scene.checkpoint)}, ModelSource.EXTERNAL, {"model_name": "x"}, "cpu", "PyTorch")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: page._schedule_freeze_on_inactivity(), range(50)))
+    assert sum(isinstance(t, threading.Timer) and t.function == page._freeze_where_idle for t in threading.enumerate()) == 1
+    for _ in range(8):
+        time.sleep(0.1)
+        page.note_use()
+        assert not page.asleep
+    until = time.monotonic() + 5
+    while not page.asleep and time.monotonic() < until:
+        time.sleep(0.05)
+    assert page.asleep
+    page.shutdown_model()
+
+
+def test_a_refused_video_leaves_no_file(page: ServeHRDA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = tmp_path / "video.mp4"
+    video.write_bytes(b"x")
+    monkeypatch.setattr(page.service, "admission", Admission(0))
+    with pytest.raises(Refused):
+        page.schedule_video(video, {})
+    assert not video.exists()
+
+
+def test_tags_of_annotators_stay_and_ours_get_another_name(page: ServeHRDA, scene: Scene) -> None:
+    page._load_model_headless({"checkpoint": str(scene.checkpoint)}, ModelSource.EXTERNAL, {"model_name": "x"}, "cpu", "PyTorch")
+    api = scene.api
+    project = int(api.project.create(scene.platform.workspace_id, "tagged").id)
+    dataset = int(api.dataset.create(project, "photos").id)
+    theirs = [sly.TagMeta("confidence", sly.TagValueType.ANY_STRING), sly.TagMeta("uncertain", sly.TagValueType.NONE)]
+    meta = api.project.update_meta(project, sly.ProjectMeta(tag_metas=theirs))
+    images = [int(i.id) for i in api.image.upload_nps(dataset, [f"{n}.png" for n in range(4)], scene.pictures[:4])]
+    for image in images:
+        tag = sly.Tag(meta.get_tag_meta("uncertain"))
+        api.annotation.upload_ann(image, sly.Annotation(scene.pictures[0].shape[:2], img_tags=sly.TagCollection([tag])))
+    for mode in ("append", "append", "replace"):
+        state = {
+            **{"batch_ids": images, "upload_mode": mode, "batch_size": 1},
+            "settings": {"uncertain_from": 0},
+        }
+        page.inference_requests_manager.run(page._inference_image_ids, api, state)
+        meta = sly.ProjectMeta.from_json(api.project.get_meta(project))
+        for image in images:
+            annotation = sly.Annotation.from_json(api.annotation.download(image).annotation, meta)
+            own = {"uncertain"} if mode == "append" else set()
+            assert {tag.name for tag in annotation.img_tags} == {"uncertain_nn"} | own
+            assert annotation.labels
+            assert all([tag.name for tag in label.tags] == ["confidence_nn"] for label in annotation.labels)
+    assert meta.get_tag_meta("confidence").value_type == sly.TagValueType.ANY_STRING
+
+
+def test_the_routes_that_fetch_for_strangers_are_closed(page: ServeHRDA) -> None:
+    server = FastAPI()
+    page.cache.add_cache_endpoint(server)
+    page.cache.add_cache_files_endpoint(server)
+    assert TestClient(server).post("/smart_cache_files").status_code == 422
+    add_image_routes(server, page)
+    for route in ("/smart_cache", "/smart_cache_files"):
+        assert TestClient(server).post(route, json={"state": {}}).status_code == 404
 
 
 def test_classes_are_those_of_the_checkpoint(checkpoint: Path) -> None:

@@ -114,6 +114,7 @@ def test_what_a_subclass_must_not_shadow_unknowingly() -> None:
     assert shadowed == {
         *("DEFAULT_BATCH_SIZE", "_load_model_headless", "shutdown_model", "_set_model_meta_custom_model", "export_tensorrt"),
         *("_set_model_meta_external_model", "_extract_model_files_from_checkpoint", "export_onnx", "update_model_meta"),
+        "_schedule_freeze_on_inactivity",
         *("_freeze_model", "_unfreeze_model", "_initialize_app_layout", "_parse_cli_deploy_args", "_get_deploy_params_from_args"),
         *("_parse_inference_settings_from_args", "_inference_by_cli_deploy_args", "is_batch_inference_supported"),
         *("_get_inference_settings", "validate_inference_state", "_inference_auto", "_inference_benchmark", "_inference_images"),

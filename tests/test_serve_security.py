@@ -439,6 +439,9 @@ def resolve_to(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> list[st
         "[64:ff9b::7f00:1]",
         "[2002:7f00:1::]",
         "[ff02::1]",
+        "168.63.129.16",
+        "192.0.0.9",
+        "[fec0::1]",
     ],
 )
 def test_addresses_that_are_not_public_are_refused(host: str) -> None:
@@ -556,7 +559,7 @@ def test_urls_that_are_none(url: Any) -> None:
 def test_a_request_cannot_name_another_platform_for_the_sdk_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
     server = FastAPI()
 
-    @server.post("/of_the_sdk")
+    @server.api_route("/of_the_sdk", methods=["GET", "POST"])
     async def of_the_sdk(request: Request) -> Any:
         return await request.json()
 
@@ -565,6 +568,13 @@ def test_a_request_cannot_name_another_platform_for_the_sdk_to_call(monkeypatch:
     monkeypatch.setenv("SERVER_ADDRESS", "https://platform.example")
     seen = TestClient(server).post("/of_the_sdk", json=body).json()
     assert seen == {"state": {"image_id": 5}, "api_token": "x"}
+    monkeypatch.delenv("SERVER_ADDRESS")
+    other = {"server_address": "http://169.254.169.254", "api_token": "x"}
+    body |= {"state": {"image_id": 5, **other}, "context": {"apiToken": "y", **other}}
+    seen = TestClient(server).post("/of_the_sdk", json=body).json()
+    assert seen == {"state": {"image_id": 5}, "context": {"apiToken": "y", "api_token": "x"}, "api_token": "x"}
+    seen = TestClient(server).request("GET", "/of_the_sdk", json=body).json()
+    assert "169.254" not in str(seen)
 
 
 def test_proxies_of_the_environment_are_not_asked(web: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,11 @@ def test_thresholds(value: Any, expected: Any) -> None:
     assert read_settings({"threshold": value}, MODEL).options.thresholds == expected
 
 
+def test_without_tuned_thresholds_the_classes_that_are_not_named_get_a_half() -> None:
+    assert read_settings({"threshold": {"crack": 0.4}}, ModelFacts(CLASSES, True)).options.thresholds == (0.4, 0.5)
+    assert "get 0.5 where the checkpoint has none" in FILE.read_text()
+
+
 def test_conf_which_clients_have_as_an_argument_is_a_threshold() -> None:
     assert read_settings({"conf": 0.6}, MODEL).options.thresholds == (0.6, 0.6)
     assert read_settings({"conf": 0.6, "threshold": "argmax"}, MODEL).options.thresholds == "argmax"
@@ -74,6 +79,8 @@ def test_tile_sizes(value: Any) -> None:
 def test_classes_by_name_and_the_background_apart() -> None:
     assert read_settings({}, MODEL).indices == (1, 2)
     assert read_settings({"classes": ["background", "rust"]}, MODEL).indices == (2,)
+    assert read_settings({"classes": ["background"]}, MODEL).indices == (0,)
+    assert read_settings({"classes": "all"}, MODEL).indices == (1, 2)
     assert read_settings({"classes": "crack", "background": True}, MODEL).indices == (0, 1)
     assert read_settings({}, ModelFacts(CLASSES, False)).indices == (0, 1, 2)
 
@@ -104,6 +111,13 @@ def test_classes_by_name_and_the_background_apart() -> None:
         ("output", "box", "output='box': use bitmap or polygon or alpha_mask"),
         ("objects", "each", "objects='each': use class or component"),
         ("min_area", -1, "min_area=-1: use a number from 0 to 1,073,741,824"),
+        ("min_area", 0.9, "min_area=0.9: use a whole number"),
+        ("fill_holes", 2.5, "fill_holes=2.5: use a whole number"),
+        ("upload_mode", "merge", "upload_mode='merge': use append, replace"),
+        ("batch_size", 0, "use a whole number from 1 to 256"),
+        ("batch_size", 3.5, "use a whole number from 1 to 256"),
+        ("start_frame", -1, "start_frame='-1': use a whole number from 0 on"),
+        ("step", "two", "step='two': use a whole number from 1 on"),
         ("fill_holes", "inf", "fill_holes='inf': use"),
         ("simplify", 101, "simplify=101: use a number from 0 to 100"),
         ("confidence_tag", None, "confidence_tag=None: use true or false"),
@@ -113,6 +127,9 @@ def test_classes_by_name_and_the_background_apart() -> None:
     ],
 )
 def test_what_does_not_fit_is_named_with_its_value_and_the_fix(name: str, value: Any, words: str) -> None:
+    if name == "background":
+        with pytest.raises(RequestError, match="use true or false"):
+            read_settings({name: value}, ModelFacts(CLASSES[1:], False))
     said = refusal(name, value)
     assert words in said and len(said) < 500
 
