@@ -157,21 +157,26 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
 
     # -- deployment ----------------------------------------------------------------------------------------------
 
-    def _load_model_headless(self, model_files: Any, *arguments: Any, **options: Any) -> None:
+    def _load_model_headless(self, model_files: Any, model_source: str, *arguments: Any, **options: Any) -> None:
         """Nothing of the former model remains, also where the new one fails to load."""
         _check_paths(model_files)
+        if model_source == ModelSource.PRETRAINED:
+            self._check_published(model_files)
         with self._freezing:  # one at a time: of two at once, one's engine would be left over
             if self._model_served:
                 self.shutdown_model()
-            super()._load_model_headless(model_files, *arguments, **options)
+            super()._load_model_headless(model_files, model_source, *arguments, **options)
 
     def _download_pretrained_model(self, model_files: Any, log_progress: bool = True, headless: bool = False) -> dict[str, str]:
         """The SDK's would fetch any url that a request gives, and write to wherever the answer says. Ours are found by name."""
-        name = model_files.get("checkpoint") if isinstance(model_files, Mapping) else None
-        known = [model["meta"]["model_files"]["checkpoint"] for model in self.pretrained_models]
-        if name not in known or len(model_files) != 1:
-            raise RequestError(f"model_files={str(model_files)[:200]}: no published model; its checkpoint is {', '.join(known)}")
-        return {"checkpoint": str(name)}
+        self._check_published(model_files)
+        return dict(model_files)
+
+    def _check_published(self, model_files: Any) -> None:
+        known = [model["meta"]["model_files"] for model in self.pretrained_models]
+        if model_files not in known:
+            names = ", ".join(files["checkpoint"] for files in known)
+            raise RequestError(f"model_files={str(model_files)[:200]}: no published model; their checkpoints are {names}")
 
     def _download_custom_model(
         self, model_files: Any, log_progress: bool = True, model_source: str = ModelSource.CUSTOM
@@ -220,9 +225,10 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
                 self._start_timer(self._inactivity_timeout)
 
     def _start_timer(self, seconds: float) -> None:
-        self._freeze_timer = threading.Timer(seconds, self._freeze_where_idle)
-        self._freeze_timer.daemon = True
-        self._freeze_timer.start()
+        timer = threading.Timer(seconds, self._freeze_where_idle)
+        timer.daemon = True
+        self._freeze_timer: Any = timer
+        timer.start()
 
     def _freeze_where_idle(self) -> None:
         with self._timing:
@@ -337,6 +343,7 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
     def _inference_benchmark(
         self, images_np: list[Image], settings: dict[str, Any]
     ) -> tuple[list[sly.Annotation], dict[str, Any]]:
+        _no_rectangles({"settings": settings})
         start = time.monotonic()
         annotations, _ = self._inference_auto(images_np, settings)
         milliseconds = (time.monotonic() - start) * 1000
@@ -439,6 +446,9 @@ class BridgedServing(sly.nn.inference.SemanticSegmentation):
     def _inference_video_id(self, api: sly.Api, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
         with self._stoppable(inference_request):
             return super()._inference_video_id(api, self._of_video(state), inference_request)
+
+    def _tracking_by_detection(self, api: sly.Api, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
+        return super()._tracking_by_detection(api, self._of_video(state), inference_request)
 
     def _of_video(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Frames are decoded by the batch: no more at a time than are predicted side by side."""

@@ -239,6 +239,7 @@ def test_files_of_other_sources_bring_their_classes_along(page: ServeHRDA, tmp_p
         {"checkpoint": "/experiments/../.."},
         {"checkpoint": "../x.pth"},
         {"checkpoint": ["x"]},
+        {"checkpoint": "x/"},
         {"checkpoint": "hrda_gta_cityscapes.pth", "config": "http://127.0.0.1:9/x"},
         {},
         "x",
@@ -250,6 +251,8 @@ def test_no_model_is_fetched_from_a_url_or_outside_its_folder(
     monkeypatch.setattr("supervisely.nn.inference.inference.urlopen", lambda url: pytest.fail(f"{url} was opened"))
     with pytest.raises(RequestError, match="model_files"):
         page._download_model_files({"model_source": source, "model_files": files, "runtime": "PyTorch"}, False)
+    with pytest.raises(RequestError, match="model_files"):
+        page._load_model_headless(files, source, {"model_name": "x"}, "cpu", "PyTorch")
 
 
 def test_published_models_are_known_by_their_names(page: ServeHRDA) -> None:
@@ -298,10 +301,9 @@ def test_every_image_gets_its_own_rectangle_whatever_the_batch(page: ServeHRDA, 
     state["settings"]["rectangles"] = rectangles[:4]
     with pytest.raises(RequestError, match="one for each of the 5 images"):
         page.run_images(uploads(scene), state)
-    for several in ({"project_id": 1}, {"video_id": 1}):
+    for way in ("_inference_project_id", "_inference_video_id", "_tracking_by_detection"):
         with pytest.raises(RequestError, match="use `rectangle`"):
-            name = "_inference_project_id" if "project_id" in several else "_inference_video_id"
-            getattr(page, name)(scene.api, {**several, **state}, page.inference_requests_manager.create())
+            getattr(page, way)(scene.api, state, page.inference_requests_manager.create())
 
 
 def test_a_batch_is_decoded_image_by_image(page: ServeHRDA, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ def test_the_sdk_is_the_pinned_one() -> None:
         (Inference, "_inference_images", "self images state inference_request"),
         (Inference, "_inference_image_ids", "self api state inference_request"),
         (Inference, "_inference_project_id", "self api state inference_request"),
+        (Inference, "_tracking_by_detection", "self api state inference_request"),
         (Inference, "_inference_video", "self path state inference_request"),
         (Inference, "_inference_video_id", "self api state inference_request"),
         (Inference, "_format_output", "self predictions"),
@@ -120,7 +121,7 @@ def test_what_a_subclass_must_not_shadow_unknowingly() -> None:
         *("_get_inference_settings", "validate_inference_state", "_inference_auto", "_inference_benchmark", "_inference_images"),
         *("_format_output", "_inference_image_ids", "_inference_project_id", "_inference_video", "_inference_video_id"),
         *("_download_pretrained_model", "_download_custom_model"),
-        *("upload_predictions", "serve", "_run_server", "get_batch_size"),
+        *("upload_predictions", "_tracking_by_detection", "serve", "_run_server", "get_batch_size"),
     }
     cache = {name for name in vars(ImageCache) if any(name in vars(base) for base in ImageCache.__mro__[1:])}
     assert cache - {"__module__", "__doc__"} == {"__init__", "download_image", "download_images", "_parse_state"}
