@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageFile, ImageOps
 
 from hrda_core.data.classes import IGNORE, ClassInfo
 from hrda_core.data.decoding import read_image, read_mask
@@ -353,3 +353,11 @@ def test_truncated_masks_are_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "m.png"
     path.write_bytes(content[: int(share * len(content))])
     assert message_of(read_mask, path, THREE).startswith(f"{path}: cannot be read")
+
+
+def test_truncated_files_are_refused_where_pillow_was_made_tolerant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the platform's SDK does on import, for the whole process."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    path = saved(tmp_path / "photo.tif", Pillow.fromarray(scene(200, 300)))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "truncated" in message_of(read_image, path)

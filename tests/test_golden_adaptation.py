@@ -181,13 +181,15 @@ class ScriptedDraws:
         raise AssertionError("no masking in this golden")
 
 
-def golden_learner() -> tuple[Learner, torch.optim.Optimizer]:
+def golden_learner(double: bool = False) -> tuple[Learner, torch.optim.Optimizer]:
     config = preset("published-hrda").updated({"adaptation": {"pseudo_threshold": 0.13}})
     student = build_model("mit_b0", 19, detail_size=(128, 128), drop_path_rate=0.0, dropout=0.0)
     load_reference_weights(student, hrda_state())
     imagenet = build_encoder("mit_b0")
     load_reference_weights(imagenet, reference_state(golden_json("hrda_b0_keys"), prefix="imnet."))
     distance = FeatureDistance(imagenet, CITYSCAPES_THINGS, config.adaptation.feature_distance_min_ratio, 19)
+    if double:
+        student, distance = student.double(), distance.double()
     teacher = Teacher(student, config.adaptation.teacher_alpha, config.adaptation.teacher_norm)
     optimizer = build_optimizer(student, config.optimisation)
     for group in optimizer.param_groups:
@@ -196,8 +198,10 @@ def golden_learner() -> tuple[Learner, torch.optim.Optimizer]:
 
 
 def test_three_whole_iterations() -> None:
+    """In double precision: AdamW's first steps are signs, so that in single precision the order of additions, which differs from
+    processor to processor, moves the third loss by up to 9e-5. What is left here is the reference's own float noise."""
     expected, arrays = golden_json("dacs_steps"), golden("dacs_steps")
-    learner, optimizer = golden_learner()
+    learner, optimizer = golden_learner(double=True)
     draws = ScriptedDraws()
     valid = torch.ones(2, 256, 256)
     valid[:, :10], valid[:, -20:] = 0, 0
@@ -209,8 +213,8 @@ def test_three_whole_iterations() -> None:
         "mix.decode.hr.loss_seg": "loss/mixed_detail",
     }
     for t, tolerance in enumerate((1e-6, 3e-5, 6e-5)):
-        source = SourceBatch(image(2, 256, 256, 300 + t), label(2, 256, 256, 19, 64, 500 + t))
-        target = TargetBatch(image(2, 256, 256, 400 + t), valid)
+        source = SourceBatch(image(2, 256, 256, 300 + t).double(), label(2, 256, 256, 19, 64, 500 + t))
+        target = TargetBatch(image(2, 256, 256, 400 + t).double(), valid)
         optimizer.zero_grad()
         log = step(learner, t, source, target, draws)
         optimizer.step()

@@ -26,7 +26,7 @@ def parameters(function: object) -> list[str]:
 
 
 def test_the_sdk_is_the_pinned_one() -> None:
-    pinned = re.search(r"^supervisely==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    pinned = re.search(r"^supervisely\[model-benchmark\]==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert pinned is not None
     assert version("supervisely") == pinned[1] == supervisely.__version__
 
@@ -157,3 +157,12 @@ def test_a_list_that_is_cleared_is_the_one_that_the_select_button_goes_through()
 def test_the_route_that_is_replaced_is_there() -> None:
     assert '@self._server.post("/train_from_api")' in inspect.getsource(TrainApp.__init__)
     assert parameters(TrainApp._export_weights) == ["self", "experiment_info"]
+
+
+def test_the_evaluation_makes_its_session_and_its_model_where_ours_are_put_in() -> None:
+    source = inspect.getsource(TrainApp._run_model_benchmark)
+    for part in (
+        *("m: Inference = self._inference_class(", "m._load_model_headless(**self._benchmark_params)", "m.serve()"),
+        'session = SessionJSON(self._api, session_url=f"http://localhost:{port}")',
+    ):
+        assert part in source

@@ -290,7 +290,7 @@ def test_a_disk_that_fills_up_is_told_and_start_goes_on_once_there_is_room(
         assert said.startswith("The disk of run directory") and "is full: free some space" in said
         assert "Nothing before that is lost: checkpoints until iteration" in said and "completed" not in said
         filler.unlink()
-        assert train(app, state).ok, app.log()[-6000:]
+        app.wait(lambda: train(app, state).ok, 120, "it does not go on")  # refused until the failed one has ended
         app.wait_for_end()
     lines = Experiment(scene, app.task_id).fetch("metrics.jsonl", tmp_path).read_text().splitlines()
     logged = [entry["iteration"] for entry in map(json.loads, lines) if "loss/source" in entry]

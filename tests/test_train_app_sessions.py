@@ -52,6 +52,28 @@ def test_several_sources_a_baseline_and_an_export(platform: LocalPlatform, scene
     assert (config.data.source, config.data.target, config.baseline) == ((), (), True)  # no places of the agent's disk
 
 
+def test_the_platforms_own_evaluation_where_it_can_run_and_why_not_elsewhere(
+    platform: LocalPlatform, scene: Scene, tmp_path: Path
+) -> None:
+    state = scene.state(6)
+    state["options"]["model_benchmark"] = {"enable": True, "speed_test": False}
+    bitmaps = scene.add_bitmaps("bitmaps")
+    for project, classes, words in ((scene.validation, ["crack", "joint"], "it compares bitmaps only"), (bitmaps, ["crack"], "")):
+        state |= {"classes": classes}
+        state["input"]["validation"]["projects"] = [project]
+        with start(platform, scene) as app:
+            assert train(app, state).ok, app.log()[-6000:]
+            app.wait_for_end()
+        info = Experiment(scene, app.task_id).json("experiment_info.json", tmp_path)
+        if words:
+            assert words in app.log() and info["evaluation_report_id"] is None
+        else:
+            assert "report was not made" not in app.log(), app.log()[-9000:]
+            assert info["evaluation_report_id"] and info["evaluation_report_link"].startswith("http")
+            assert 0 <= info["evaluation_metrics"]["mIoU"] <= 1
+    assert not platform.unknown
+
+
 def test_a_second_request_changes_nothing_of_the_training_that_runs(
     platform: LocalPlatform, scene: Scene, tmp_path: Path
 ) -> None:

@@ -70,6 +70,18 @@ class Scene:
         self.api.annotation.upload_anns([info.id for info in infos], [sly.Annotation(images[0].shape[:2], [label])] * 4)
         return project
 
+    def add_bitmaps(self, name: str) -> int:
+        """Another validation project: four images with cracks as bitmaps, and no other class."""
+        meta = sly.ProjectMeta([sly.ObjClass("crack", sly.Bitmap, [255, 0, 0])])
+        project = self._project(name, meta)
+        dataset = int(self.api.dataset.create(project, name).id)
+        made = pictures(4, 11)
+        infos = self.api.image.upload_nps(dataset, [f"{i}.png" for i in range(4)], [image for image, _ in made])
+        labels = [sly.Label(sly.Bitmap(mask.astype(bool)), meta.get_obj_class("crack")) for _, mask in made]
+        annotations = [sly.Annotation(mask.shape, [label]) for (_, mask), label in zip(made, labels, strict=True)]
+        self.api.annotation.upload_anns([info.id for info in infos], annotations)
+        return project
+
     def _project(self, name: str, meta: sly.ProjectMeta = META) -> int:
         project = self.api.project.create(self.platform.workspace_id, name, change_name_if_conflict=True)
         self.api.project.update_meta(project.id, meta)

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.ImageFile
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
@@ -203,6 +204,8 @@ def _opencv(content: bytes, flags: int, what: str) -> NDArray[Any]:
 
 
 def _pillow(header: ImageFile, what: str, mode: str | None) -> Any:
+    # the platform's SDK makes Pillow, for the whole process, fill up with grey what a truncated file lacks
+    PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         header.load()
         return header if mode is None or header.mode == mode else header.convert(mode)

@@ -25,6 +25,7 @@ from train_app.app_state import state_of_choice
 from train_app.choices import DataChoice
 from train_app.errors import UserError
 from train_app.runner import TrainingFailed
+from train_app.sdk_bridge.evaluation import serving
 from train_app.sdk_bridge.routes import add_routes
 from train_app.sdk_bridge.steps import Wizard, put_in_our_cards
 from train_app.team_files import upload_files
@@ -60,6 +61,7 @@ class BridgedTrainApp(train_app.TrainApp):
         _no_traceback_of_what_was_told()
         super().__init__(FRAMEWORK, models, hyperparameters, app_options)
         self._is_training = threading.Lock()
+        self._inference_settings: dict[str, Any] = {}  # the SDK knows them only once a class for inference is registered
         self.gui.is_busy = self._is_training.locked
         add_routes(self, self._server)
         self.gui.training_process.stop_button.click(self.stop)
@@ -246,18 +248,28 @@ class BridgedTrainApp(train_app.TrainApp):
         gt_project_id: int | None = None,
     ) -> tuple[Any, ...]:
         """The platform's own evaluation, on the validation images; where it cannot run the user is told why."""
-        reason = self.why_no_benchmark() or ("the serving app is not installed here" if self._inference_class is None else "")
+        reason = self.why_no_benchmark()
+        result: tuple[Any, ...] = (None, None, None, {}, None)
+        if not reason:
+            split = self.split_ids()
+            parts = {name: {"dataset_ids": None, "images_ids": split[name]} for name in ("train", "val")}
+            info = {**experiment_info, "framework_name": FRAMEWORK, "artifacts_dir": remote_artifacts_dir}
+            info["model_meta"] = model_meta.to_json()
+            folder = Path(self.work_dir) / "serving"
+            try:
+                with serving(Path(experiment_info["best_checkpoint"]), self.device, info, folder) as self._inference_class:
+                    project = self.benchmark_project()
+                    result = super()._run_model_benchmark(
+                        local_artifacts_dir, remote_artifacts_dir, experiment_info, parts, model_meta, project
+                    )
+            except UserError as error:
+                reason = str(error)
+            if result[1] is None:
+                reason = reason or "it failed, and the task's log says how"
         if reason:
             text = f"The platform's own evaluation report was not made: {reason}. Our figures are in report.html."
             self.view.notice(text)
             sly.logger.warning(text)
-            return None, None, None, {}, None
-        split = self.split_ids()
-        parts = {name: {"dataset_ids": None, "images_ids": split[name]} for name in ("train", "val")}
-        project = self.benchmark_project()
-        result: tuple[Any, ...] = super()._run_model_benchmark(
-            local_artifacts_dir, remote_artifacts_dir, experiment_info, parts, model_meta, project
-        )
         return result
 
     def _export_weights(self, experiment_info: dict[str, Any]) -> Any:
