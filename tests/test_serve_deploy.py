@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from golden_formulas import hrda_state
 from serve_scene import CLASSES, NAMES, Scene, expected, make_checkpoint, picture
+from starlette.middleware import Middleware
 from supervisely.nn.utils import ModelSource
 from test_serve_app import Payload
 
@@ -29,7 +30,7 @@ from serve_app.engine import EngineClosed
 from serve_app.errors import RequestError
 from serve_app.image_routes import add_image_routes
 from serve_app.limits import Admission, PixelBudget, Refused
-from serve_app.model import ServeHRDA
+from serve_app.model import ServeHRDA, WakeUp
 from serve_app.published import CITYSCAPES, published_content
 from serve_app.sdk_bridge import Requests
 from serve_app.uploads import Upload
@@ -352,6 +353,11 @@ def test_a_busy_model_is_not_put_to_sleep(page: ServeHRDA, scene: Scene, monkeyp
         time.sleep(0.1)
         page.note_use()
         assert not page.asleep
+    used = page._used_at
+    server = FastAPI()
+    server.user_middleware.append(Middleware(WakeUp, model=page))
+    TestClient(server).post("/predict/labels")
+    assert page._used_at > used  # raw maps are use as well
     until = time.monotonic() + 5
     while not page.asleep and time.monotonic() < until:
         time.sleep(0.05)
@@ -384,7 +390,9 @@ def test_tags_of_annotators_stay_and_ours_get_another_name(page: ServeHRDA, scen
             **{"batch_ids": images, "upload_mode": mode, "batch_size": 1},
             "settings": {"uncertain_from": 0},
         }
-        page.inference_requests_manager.run(page._inference_image_ids, api, state)
+        request, future = page.inference_requests_manager.schedule_task(page._inference_image_ids, api, state)
+        future.result()
+        assert request.exception is None and not request.is_fetched  # it never pauses: nobody fetches what is in the project
         meta = sly.ProjectMeta.from_json(api.project.get_meta(project))
         for image in images:
             annotation = sly.Annotation.from_json(api.annotation.download(image).annotation, meta)
