@@ -28,7 +28,7 @@ def parameters(function: object) -> str:
 
 
 def test_the_sdk_is_the_pinned_one() -> None:
-    pinned = re.search(r"^supervisely==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    pinned = re.search(r"^supervisely\[model-benchmark\]==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert pinned is not None and version("supervisely") == pinned[1]
 
 
