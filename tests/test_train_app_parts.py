@@ -16,7 +16,9 @@ import yaml
 from tiny_runs import TINY, cracks, tiny, write_folder
 
 from hrda_core import TrainConfig, build_model, preset, train
+from hrda_core.data.parallel import Stopped
 from hrda_core.training.run_directory import RunDirectory
+from tests.local_platform import LocalPlatform
 from train_app.app_state import choice_from_state, state_of_choice
 from train_app.artifacts import figures_of, meta_of
 from train_app.checkpoint_upload import CheckpointUpload
@@ -26,6 +28,7 @@ from train_app.labels import ClassChoice
 from train_app.runner import Event, Runner, TrainingFailed
 from train_app.session import SessionFile
 from train_app.settings import ModelChoice, read_settings
+from train_app.team_files import fetch_file
 from train_app.training_view import MAX_POINTS, Curves, curve_of, duration, preview_file
 
 ROOT = Path(__file__).parents[1]
@@ -312,3 +315,20 @@ def test_a_session_recognises_the_same_choices_on_another_device(tmp_path: Path)
     assert session.has({**state, "experiment_name": "two"}, other.as_dict())
     assert not session.has({**state, "classes": ["joint"]}, config.as_dict())
     assert not session.has(state, config.changed(["optimisation.learning_rate=1"]).as_dict())
+
+
+def test_a_checkpoint_of_team_files_is_downloaded_once_and_can_be_stopped(tmp_path: Path) -> None:
+    (tmp_path / "best.pth").write_bytes(bytes(3_000_000))
+    shown: list[str] = []
+    with LocalPlatform() as platform:
+        api = platform.api()
+        api.file.upload(platform.team_id, str(tmp_path / "best.pth"), "/weights/best.pth")
+        with pytest.raises(Stopped):
+            fetch_file(api, platform.team_id, "/weights/best.pth", tmp_path / "start", shown.append, lambda: True)
+        assert not list((tmp_path / "start").rglob("*.pth*"))
+        for _ in range(2):
+            local = fetch_file(api, platform.team_id, "/weights/best.pth", tmp_path / "start", shown.append, lambda: False)
+            assert local.read_bytes() == bytes(3_000_000)
+        assert shown == ["Downloading best.pth"] * 2  # the stopped one, and one of two
+        with pytest.raises(UserError, match=r"/weights/other\.pth is neither on the agent nor in Team Files"):
+            fetch_file(api, platform.team_id, "/weights/other.pth", tmp_path / "start", shown.append, lambda: False)

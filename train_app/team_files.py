@@ -8,17 +8,18 @@ from pathlib import Path
 
 import supervisely as sly
 
+from hrda_core.data.parallel import Stop, Stopped
 from hrda_core.training.run_directory import RunDirectory
 from train_app.errors import UserError
 
 Show = Callable[[str], None]
 
 
-def fetch_file(api: sly.Api, team_id: int, remote: str, folder: Path, show: Show) -> Path:
+def fetch_file(api: sly.Api, team_id: int, remote: str, folder: Path, show: Show, stop: Stop) -> Path:
     """Downloads a file, unless it is there already.
 
     Raises:
-        UserError: there is no such file, or what arrived is not the whole of it.
+        UserError: there is no such file, or what arrived is not the whole of it. Stopped: `stop()` became true.
     """
     info = api.file.get_info_by_path(team_id, remote)
     if info is None:
@@ -29,7 +30,16 @@ def fetch_file(api: sly.Api, team_id: int, remote: str, folder: Path, show: Show
     show(f"Downloading {Path(remote).name}")
     local.parent.mkdir(parents=True, exist_ok=True)
     temporary = local.with_name(f".{local.name}-{os.getpid()}")
-    api.file.download(team_id, remote, str(temporary))
+
+    def go_on(_: int) -> None:
+        if stop():
+            raise Stopped(f"stopped while {remote} was downloaded")
+
+    try:
+        api.file.download(team_id, remote, str(temporary), progress_cb=go_on)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     if temporary.stat().st_size != info.sizeb:
         raise UserError(f"{remote}: {temporary.stat().st_size} of {info.sizeb} bytes arrived; start again")
     temporary.replace(local)
@@ -41,7 +51,7 @@ def upload_files(api: sly.Api, team_id: int, local: Sequence[str], remote: Seque
     api.file.upload_bulk_fast(team_id, list(local), list(remote), enable_fallback=False)
 
 
-def fetch_run(api: sly.Api, team_id: int, experiment: str, run: RunDirectory, show: Show) -> None:
+def fetch_run(api: sly.Api, team_id: int, experiment: str, run: RunDirectory, show: Show, stop: Stop) -> None:
     """Makes `run` the continuation of an experiment: its last.pth, best.pth, config.yaml and metrics.jsonl.
 
     Raises:
@@ -53,7 +63,7 @@ def fetch_run(api: sly.Api, team_id: int, experiment: str, run: RunDirectory, sh
         f"{experiment}/config.yaml": run.config,
         f"{experiment}/metrics.jsonl": run.metrics,
     }
-    fetched = {place: fetch_file(api, team_id, remote, run.path / "start", show) for remote, place in wanted.items()}
+    fetched = {place: fetch_file(api, team_id, remote, run.path / "start", show, stop) for remote, place in wanted.items()}
     run.clear()
     for place, file in fetched.items():
         place.parent.mkdir(parents=True, exist_ok=True)

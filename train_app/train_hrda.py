@@ -96,7 +96,11 @@ class TrainHRDA(BridgedTrainApp):
         if self._ended is not None:
             return self._collect(self._ended, self._prepared)
         if not self._continues and self.gui.training_process.continue_run.is_checked():
-            self._fetch_run_of_experiment()
+            try:
+                self._fetch_run_of_experiment()
+            except Exception as error:
+                self._note_end(error)
+                raise
         remote = f"{self.remote_directory}checkpoints"
         upload = CheckpointUpload(self._api, self.team_id, remote, self._run.path / ".upload", self._tell)
         self._session.update(phase="training")
@@ -257,14 +261,19 @@ class TrainHRDA(BridgedTrainApp):
         if not self._is_custom():
             return ModelChoice(encoder=self.model_info["meta"]["model_name"])
         remote = self.gui.model_selector.get_checkpoint_link()
-        return ModelChoice(checkpoint=fetch_file(self._api, self.team_id, remote, self._run.path / "start", self._show))
+        return ModelChoice(
+            checkpoint=fetch_file(self._api, self.team_id, remote, self._run.path / "start", self._show, self._stop.is_set)
+        )
+
+    def _fetch(self, remote: str) -> Path:
+        return fetch_file(self._api, self.team_id, remote, self._run.path / "start", self._show, self._stop.is_set)
 
     def _with_local_weights(self, config: TrainConfig) -> TrainConfig:
         """`model.pretrained_file` may be a file of the agent, or one in Team Files."""
         path = config.model.pretrained_file
         if not path or Path(path).is_file():
             return config
-        local = fetch_file(self._api, self.team_id, path, self._run.path / "start", self._show)
+        local = self._fetch(path)
         return config.updated({"model": {"pretrained_file": str(local)}})
 
     def _device(self) -> str:
@@ -287,7 +296,7 @@ class TrainHRDA(BridgedTrainApp):
     def _fetch_run_of_experiment(self) -> None:
         """Resume from an experiment: its state and history become this run's beginning."""
         directory = base_checkpoint(self.gui.model_selector.get_checkpoint_link())
-        fetch_run(self._api, self.team_id, directory, self._run, self._show)
+        fetch_run(self._api, self.team_id, directory, self._run, self._show, self._stop.is_set)
         self._continues = True
 
     def _note_end(self, error: Exception) -> None:
