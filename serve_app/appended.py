@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import supervisely as sly
 
 from serve_app.errors import RequestError
 from serve_app.labels import CONFIDENCE, UNCERTAIN
 
 OURS = (CONFIDENCE, UNCERTAIN)
+SLACK = 2  # pixels by which equal objects may differ, or
+SHARE = 0.01  # of their pixels, if that is more
 
 
 def name_tags(predictions: list[Any], api: sly.Api, context: dict[str, Any], project_id: int, suffix: str = "_nn") -> None:
@@ -55,7 +59,7 @@ def _is_ours(meta: sly.TagMeta | None, where_there_is_none: bool = False) -> boo
 
 
 def leave_out_what_is_there(predictions: list[Any], api: sly.Api, context: dict[str, Any], suffix: str = "_nn") -> None:
-    """Puts the images' annotations where the SDK looks for them, and takes equal objects out of the predictions.
+    """Puts the images' annotations where the SDK looks for them, and takes equal objects (`are_equal`) out of the predictions.
 
     `suffix`: what the SDK adds to the name of a class where the project has one of another shape.
     """
@@ -70,10 +74,8 @@ def leave_out_what_is_there(predictions: list[Any], api: sly.Api, context: dict[
             # one by one: of several at once the SDK leaves the pixels of alpha masks out, in classes of any shape
             info = api.annotation.download(prediction.image_id)
             before = sly.Annotation.from_json(info.annotation, metas[project_id])
-            there = {(label.obj_class.name, _shape(label)) for label in before.labels}
             annotation = prediction.annotation
-            labels = [(label, label.obj_class.name, _shape(label)) for label in annotation.labels]
-            new = [label for label, name, shape in labels if not there & {(name, shape), (name + suffix, shape)}]
+            new = [label for label in annotation.labels if not _is_there(label, before.labels, suffix)]
             prediction.annotation = annotation.clone(labels=new)
             fresh = {tag.name for tag in annotation.img_tags}
             stale = {UNCERTAIN.name, UNCERTAIN.name + suffix}
@@ -81,11 +83,34 @@ def leave_out_what_is_there(predictions: list[Any], api: sly.Api, context: dict[
             known[prediction.image_id] = before.clone(img_tags=sly.TagCollection(old))
 
 
-def _shape(label: sly.Label) -> str:
-    """Equal for equal pixels."""
-    geometry = label.geometry
+def _is_there(label: sly.Label, others: Sequence[sly.Label], suffix: str) -> bool:
+    names = (label.obj_class.name, label.obj_class.name + suffix)
+    return any(
+        other.obj_class.name in names and are_equal(label.geometry, other.geometry)
+        for other in others
+        if type(other.geometry) is type(label.geometry)
+    )
+
+
+def are_equal(one: Any, other: Any) -> bool:
+    """Whether two geometries of a kind cover the same pixels but for roundings: in batches of another size, or on another device,
+    a network's sums differ in the last digits, which can turn the class of a pixel where two tie."""
+    a, b = one.to_bbox(), other.to_bbox()
+    near = max(SLACK, max(a.height, a.width) * SHARE)
+    if max(abs(a.top - b.top), abs(a.left - b.left), abs(a.bottom - b.bottom), abs(a.right - b.right)) > near:
+        return False
+    top, left = min(a.top, b.top), min(a.left, b.left)
+    size = (max(a.bottom, b.bottom) - top + 1, max(a.right, b.right) - left + 1)
+    ours, theirs = (_pixels(geometry, top, left, size) for geometry in (one, other))
+    return bool((ours ^ theirs).sum() <= max(SLACK, (ours | theirs).sum() * SHARE))
+
+
+def _pixels(geometry: Any, top: int, left: int, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(size, bool)
     if isinstance(geometry, sly.Bitmap | sly.AlphaMask):
-        pixels = geometry.data
-        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-        return f"{type(geometry).__name__},{geometry.origin.row},{geometry.origin.col},{pixels.shape},{digest}"
-    return str(geometry.to_json().get("points"))
+        row, column = geometry.origin.row - top, geometry.origin.col - left
+        mask[row : row + geometry.data.shape[0], column : column + geometry.data.shape[1]] = geometry.data > 0
+        return mask
+    drawn = mask.astype(np.uint8)
+    geometry.translate(-top, -left).draw(drawn, color=1)
+    return drawn > 0

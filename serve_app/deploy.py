@@ -30,11 +30,16 @@ class Deployed(NamedTuple):
 
 
 def deploy(
-    path: Path, device: str | None = None, precision: str | None = None, class_names: Sequence[str] | None = None
+    path: Path,
+    device: str | None = None,
+    precision: str | None = None,
+    class_names: Sequence[str] | None = None,
+    make_room: Callable[[], bool] = lambda: False,
 ) -> Deployed:
     """An engine for the checkpoint at `path`: one of Train HRDA, or a published one.
 
     `device`: "auto" or None, "cpu", "cuda", "cuda:1"; where that cannot be used the CPU takes its place, with a notice.
+    `make_room`: frees the GPU, where the model does not fit beside what is there; False where there is nothing to free.
 
     Raises:
         RequestError: a file that is not safe or no checkpoint, or an argument that does not fit.
@@ -44,7 +49,7 @@ def deploy(
         raise RequestError(f"precision={precision!r}: use {', '.join(PRECISIONS)}")
     try:
         content = read_content(path, class_names)
-        engine, notices = _on_device(content, device or "auto", precision)
+        engine, notices = _on_device(content, device or "auto", precision, make_room)
     except RequestError:
         raise
     except ValueError as error:
@@ -90,19 +95,23 @@ def published_file(name: str, folders: Sequence[Path], fetch: Callable[[str, Pat
     )
 
 
-def _on_device(content: dict[str, Any], device: str, precision: str) -> tuple[Engine, list[str]]:
+def _on_device(content: dict[str, Any], device: str, precision: str, make_room: Callable[[], bool]) -> tuple[Engine, list[str]]:
     notices = []
     if device != "auto" and device.startswith("cuda") and not _has(device):
         there = torch.cuda.device_count()
         notices.append(f"{device} was asked for, and this machine has {there or 'no'} GPU(s): the model runs on the CPU, slowly.")
         device = "cpu"
-    try:
-        return _warm(Engine(content, device, precision)), notices
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if device == "cpu" or not torch.cuda.is_available():
-            raise
-        notices.append(f"The GPU could not be used ({str(error).splitlines()[0]}): the model runs on the CPU, slowly.")
-    torch.cuda.empty_cache()
+    for is_last in (False, True):
+        try:
+            return _warm(Engine(content, device, precision)), notices
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if device == "cpu" or not torch.cuda.is_available():
+                raise
+            reason = str(error).splitlines()[0]
+        torch.cuda.empty_cache()
+        if is_last or not make_room():
+            break
+    notices.append(f"The GPU could not be used ({reason}): the model runs on the CPU, slowly.")
     return _warm(Engine(content, "cpu", precision)), notices
 
 

@@ -54,10 +54,16 @@ def _add_status(router: APIRouter, service: Service) -> None:
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
-    @router.get("/ready", tags=["status"], summary="A model is loaded", responses=api_schema.NOT_READY)
+    @router.get(
+        "/ready",
+        tags=["status"],
+        summary="A model is loaded, or sleeps until the next prediction",
+        responses=api_schema.NOT_READY,
+    )
     async def ready(request: Request) -> Response:
         try:
-            return JSONResponse({"ready": True, "version": service.ready_engine().weights_version})
+            version = service.card()["version"]
+            return JSONResponse({"ready": True, "asleep": service.engine is None, "version": version})
         except Refused as refused:
             return error_response(refused, request.state.request_id)
 
@@ -68,7 +74,7 @@ def _add_status(router: APIRouter, service: Service) -> None:
     @router.get("/model_card", tags=["model"], summary="What the model is", responses=api_schema.NOT_READY)
     async def card(request: Request) -> Response:
         try:
-            return JSONResponse(service.ready_engine().model_card())
+            return JSONResponse(service.card())
         except Refused as refused:
             return error_response(refused, request.state.request_id)
 

@@ -1,4 +1,4 @@
-"""Routes for images and videos that come with the request: in place of the SDK's, under their names, for its clients.
+"""Routes for images and videos that come with the request, and for models: in place of the SDK's, under their names.
 
 The SDK's keep an upload under its file name, so that two of equal name that come at once are mixed up, and a name can lead
 out of the folder; one cannot answer at all, and two turn errors into empty answers.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 REPLACED = (
     *("/inference_image", "/inference_image_url", "/inference_batch", "/inference_batch_async"),
-    *("/inference_video_async", "/inference_video_id"),
+    *("/inference_video_async", "/inference_video_id", "/deploy_from_api"),
 )
 CLOSED = ("/smart_cache", "/smart_cache_files")  # they fetch or keep whatever a stranger names; no request needs them
 CHUNK = 2**20
@@ -30,6 +30,12 @@ CHUNK = 2**20
 
 def add_image_routes(server: FastAPI, model: BridgedServing) -> None:
     server.router.routes[:] = [route for route in server.router.routes if getattr(route, "path", None) not in REPLACED + CLOSED]
+
+    @server.post("/deploy_from_api")
+    def deploy_from_api(request: Request) -> dict[str, str]:
+        """Puts another model into service; until it is ready, and where it is refused, the one that is there answers."""
+        model.deploy_by_api(getattr(request.state, "state", None) or {})
+        return {"result": "model was successfully deployed"}
 
     def checked(settings: str, state: str) -> dict[str, Any]:
         """Clients send one of the two."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -86,14 +87,27 @@ class ServeHRDA(BridgedServing):
             path = published_file(path.name, folders, None if self.api is None else self._fetch)
         if model_files.get("classes") and class_names is None:
             class_names = _names_of(Path(model_files["classes"]))
-        self._again = partial(deploy, path, device, model_precision, class_names)
-        self._put_into_service(self._again())
+        again = partial(deploy, path, device, model_precision, class_names)
+        with contextlib.ExitStack() as until_it_serves:
+
+            def make_room() -> bool:
+                if self.engine is None:
+                    return False
+                until_it_serves.enter_context(self.freezing)  # requests wait for the new model, or wake the old one again
+                self._freeze_model()
+                return True
+
+            deployed = again(make_room=make_room)
+            with self.freezing:
+                self._again = again
+                self._put_into_service(deployed)
 
     def _put_into_service(self, deployed: Deployed) -> None:
         engine = deployed.engine
-        with self._changing:
+        with self.freezing, self._changing:
+            self._model_frozen = False
             replaced, self._deployed = self._deployed, deployed
-            self.service.engine = engine
+            self.service.engine, self.service.asleep = engine, None
             self.classes = deployed.facts.names
             self._model_meta = meta_of(engine.classes)
             self.device, self.model_precision = str(engine.device), engine.precision.upper()
@@ -106,6 +120,8 @@ class ServeHRDA(BridgedServing):
     def sleep(self) -> None:
         with self._changing:
             deployed, self._deployed = self._deployed, None
+            if deployed is not None:
+                self.service.asleep = deployed.engine.model_card()
             self.service.engine, self.service.reason = None, "the model sleeps; a prediction wakes it"
         if deployed is not None:
             deployed.engine.close()
@@ -116,7 +132,7 @@ class ServeHRDA(BridgedServing):
 
     def forget(self) -> None:
         self.sleep()
-        self._again, self.service.reason = None, NOT_DEPLOYED
+        self._again, self.service.asleep, self.service.reason = None, None, NOT_DEPLOYED
 
     def note_use(self) -> None:
         """It is not put to sleep for an hour from now."""
@@ -141,9 +157,12 @@ class ServeHRDA(BridgedServing):
         """The model in service, woken up where it sleeps.
 
         Raises:
-            RequestError: none is deployed.
+            RequestError: none is deployed, or it cannot be woken now (a Refused with 503).
         """
-        self._unfreeze_model()
+        try:
+            self._unfreeze_model()
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            raise Refused(503, "not_awake", f"the model sleeps and cannot be woken: {error}", RETRY_AFTER) from error
         deployed = self._deployed
         if deployed is None:
             raise RequestError(NOT_DEPLOYED)

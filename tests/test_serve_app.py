@@ -335,9 +335,11 @@ def test_stop_ends_images_too(model: ModelAPI, scene: Scene) -> None:
 
 def test_it_sleeps_and_wakes(model: ModelAPI, files: list[str], right: list[Picture]) -> None:
     assert model.freeze_model() == {"message": "Model is frozen."}
-    assert requests.get(f"{model.url}/ready", timeout=10).status_code == 503
+    card = requests.get(f"{model.url}/model_card", timeout=10).json()
+    state = requests.get(f"{model.url}/ready", timeout=10).json()
+    assert state == {"ready": True, "asleep": True, "version": card["version"]}  # the next prediction wakes it
     np.testing.assert_array_equal(as_map(model.predict(files[2])[0].annotation), right[2])
-    assert requests.get(f"{model.url}/ready", timeout=10).ok
+    assert not requests.get(f"{model.url}/ready", timeout=10).json()["asleep"]
     model.freeze_model()
     content = Path(files[2]).read_bytes()
     headers = {"Content-Type": "image/png"}
@@ -373,11 +375,10 @@ def test_models_are_switched_and_code_is_refused(model: ModelAPI, scene: Scene, 
     with pytest.raises(requests.HTTPError, match="cannot be read safely"):
         model.load(evil)
     assert not ran.exists()
-    answer = post(model, "inference_image_id", {"image_id": scene.images[0]})
-    assert answer.status_code == 409 and "no model is deployed" in answer.json()["message"]
-
     with pytest.raises(requests.HTTPError, match="download the checkpoint from its authors"):
         model.load("hrda_gta_cityscapes")
+    assert model.get_classes() == ["background", "fissure"]  # the one before still serves
+    assert post(model, "inference_image_id", {"image_id": scene.images[0]}).ok
     model.load(scene.best, device="cpu")
     assert model.get_classes() == NAMES
 

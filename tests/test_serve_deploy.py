@@ -25,6 +25,7 @@ from test_serve_app import Payload
 from hrda_core import ClassInfo
 from hrda_core.models.weights import our_name
 from serve_app import deploy as deploy_module
+from serve_app.appended import are_equal
 from serve_app.deploy import deploy, published_file, read_content
 from serve_app.engine import EngineClosed
 from serve_app.errors import RequestError
@@ -67,6 +68,26 @@ def test_a_gpu_that_fails_is_replaced_with_a_notice(checkpoint: Path, monkeypatc
     assert deployed.notices == (
         "The GPU could not be used (CUDA out of memory. Tried to allocate 2 GiB): the model runs on the CPU, slowly.",
     )
+
+
+def test_a_model_that_does_not_fit_beside_the_old_one_takes_its_place(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, room = deploy_module.Engine, []
+
+    def engine(content: Any, device: str, precision: str) -> Any:
+        if not room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(content, "cpu", precision)
+
+    def make_room() -> bool:
+        room.append(True)
+        return True
+
+    monkeypatch.setattr(deploy_module, "Engine", engine)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    deployed = deploy(checkpoint, "cuda:0", make_room=make_room)
+    assert room == [True] and not deployed.notices
+    deployed.engine.close()
 
 
 def test_what_cannot_be_deployed_is_told(checkpoint: Path, tmp_path: Path) -> None:
@@ -206,6 +227,82 @@ def test_a_model_that_is_replaced_while_it_predicts_does_not_answer_with_wrong_c
         page.annotate(scene.pictures[0], before, None, None)
 
 
+def test_a_refused_model_leaves_the_old_one_as_it_was(page: ServeHRDA, scene: Scene) -> None:
+    serve(page, "synthetic")
+    before = page.get_info()
+    image = scene.pictures[0]
+    for files, source in (
+        ({"checkpoint": str(scene.folder / "evil.pth")}, ModelSource.EXTERNAL),
+        ({"checkpoint": "/nowhere/best.pth"}, ModelSource.CUSTOM),
+        ({"checkpoint": "hrda_gta_cityscapes.pth"}, ModelSource.PRETRAINED),
+        ({"checkpoint": "../best.pth"}, ModelSource.CUSTOM),
+    ):
+        with pytest.raises(RequestError):
+            page.deploy_by_api({"deploy_params": {"model_source": source, "model_files": files, "device": "cuda:3"}})
+        assert page.get_info() == before
+        np.testing.assert_array_equal(
+            page.predict(image, page.read_settings({}).options)[0].labels, expected(scene.checkpoint, image)
+        )
+    assert len(list(Path(page.model_dir).glob("model-*"))) == 1  # of the model in service
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({}, "deploy_params='None': give model_source, one of Pretrained models, Custom models"),
+        ({"deploy_params": {"model_source": "mine"}}, "give model_source"),
+        ({"deploy_params": {"model_source": ModelSource.CUSTOM, "colour": 1}}, "'colour' is not known"),
+        ({"deploy_params": {"model_source": ModelSource.CUSTOM}}, "model_files: give the path of a checkpoint"),
+        ({"deploy_params": {"model_source": ModelSource.PRETRAINED}, "model_name": "resnet"}, "model_name='resnet': use one of"),
+    ],
+)
+def test_deployments_that_make_no_sense_are_told(page: ServeHRDA, state: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        page.deploy_by_api(state)
+
+
+def test_a_request_does_not_change_its_model_halfway(page: ServeHRDA, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the new one knows the same classes."""
+    serve(page, "synthetic")
+    other = torch.load(scene.checkpoint, weights_only=True)
+    other["student"] = {name: value * 1.01 for name, value in other["student"].items()}
+    other["teacher"] = {name: value * 1.01 for name, value in other["teacher"].items()}
+    torch.save(other, scene.folder / "retrained.pth")
+    annotate, asked = page.annotate, []
+
+    def switching(*arguments: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 2:
+            page._put_into_service(deploy(scene.folder / "retrained.pth", "cpu"))
+        return annotate(*arguments)
+
+    monkeypatch.setattr(page, "annotate", switching)
+    with pytest.raises(EngineClosed, match="another model was put into service while this request ran"):
+        page.run_images(uploads(scene), {"batch_size": 1})
+    assert len(asked) == 2
+
+
+def test_what_a_sleeping_model_cannot_do_is_told(page: ServeHRDA, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(page, "synthetic")
+    card = page.service.card()
+    page._freeze_model()
+    assert page.service.card() == card and page.service.engine is None
+
+    def no_memory() -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    server = FastAPI()
+    page.add_routes(server)
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "_again", no_memory)
+        answer = TestClient(server).post("/predict/labels", content=b"x", headers={"Content-Type": "image/png"})
+        assert answer.status_code == 503 and answer.headers["retry-after"]
+        assert "the model sleeps and cannot be woken: CUDA out of memory" in answer.json()["message"]
+    assert TestClient(server).get("/ready").json() == {"ready": True, "asleep": True, "version": card["version"]}
+    page.awake()
+    assert TestClient(server).get("/ready").json() == {"ready": True, "asleep": False, "version": card["version"]}
+
+
 def test_the_page_serves_a_file_of_team_files(page: ServeHRDA, scene: Scene) -> None:
     if page.is_model_deployed():
         page.shutdown_model()
@@ -265,8 +362,8 @@ def test_published_models_are_known_by_their_names(page: ServeHRDA) -> None:
 def test_two_deployments_at_once_leave_one_engine(page: ServeHRDA, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    def slow(*arguments: Any) -> Any:
-        made.append(deploy(*arguments))
+    def slow(*arguments: Any, **options: Any) -> Any:
+        made.append(deploy(*arguments, **options))
         time.sleep(0.3)
         return made[-1]
 
@@ -318,11 +415,11 @@ def test_a_batch_is_decoded_image_by_image(page: ServeHRDA, scene: Scene, monkey
         time.sleep(0.02)
         with lock:
             now[0] -= 1
-        return sly.Annotation(image.shape[:2]), {}
+        return sly.Annotation(image.shape[:2]), {"weights_version": "1"}
 
     monkeypatch.setattr(page, "annotate", annotate)
     for pixels, expected_most in ((1, 1), (2 * 96 * 128, 2)):
-        monkeypatch.setattr(page, "_decoded", PixelBudget(pixels))
+        monkeypatch.setattr(page, "decoded", PixelBudget(pixels))
         most[0] = 0
         names = [result["name"] for result in page.run_images(files, {"batch_size": 5})]
         assert names == [file.name for file in files] and most[0] == expected_most
@@ -344,6 +441,7 @@ def test_a_request_that_answers_at_its_end_never_pauses() -> None:
 
 
 def test_a_busy_model_is_not_put_to_sleep(page: ServeHRDA, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.shutdown_model()  # and the timer of a model before it
     monkeypatch.setattr(page, "_inactivity_timeout", 0.4)
     page._load_model_headless({"checkpoint": str(scene.checkpoint)}, ModelSource.EXTERNAL, {"model_name": "x"}, "cpu", "PyTorch")
     with ThreadPoolExecutor(8) as pool:
@@ -401,6 +499,25 @@ def test_tags_of_annotators_stay_and_ours_get_another_name(page: ServeHRDA, scen
             assert annotation.labels
             assert all([tag.name for tag in label.tags] == ["confidence_nn"] for label in annotation.labels)
     assert meta.get_tag_meta("confidence").value_type == sly.TagValueType.ANY_STRING
+
+
+def test_objects_that_differ_by_a_rounding_are_equal() -> None:
+    disc = np.zeros((60, 60), np.uint8)
+    cv2.circle(disc, (30, 30), 20, 1, -1)
+    nearly, other = disc.copy(), disc.copy()
+    nearly[30, 51] = 1
+    nearly[11, 30] = 0
+    cv2.circle(other, (30, 30), 23, 1, -1)
+
+    def shapes(mask: Any) -> list[Any]:
+        outline = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0][0][:, 0, ::-1]
+        alpha = sly.AlphaMask(mask * 255)
+        return [sly.Bitmap(mask > 0), alpha, sly.Polygon([sly.PointLocation(*map(int, point)) for point in outline])]
+
+    for one, close, far in zip(shapes(disc), shapes(nearly), shapes(other), strict=True):
+        assert are_equal(one, close) and are_equal(close, one)
+        assert not are_equal(one, far)
+        assert not are_equal(one, one.translate(0, 9))
 
 
 def test_the_routes_that_fetch_for_strangers_are_closed(page: ServeHRDA) -> None:

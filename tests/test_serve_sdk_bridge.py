@@ -1,4 +1,4 @@
-"""What serve_app/sdk_bridge.py relies on in the SDK. It fails when the pinned SDK changes: read what changed, then adapt both."""
+"""What serve_app/sdk_bridge relies on in the SDK. It fails when the pinned SDK changes: read what changed, then adapt both."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from supervisely.nn.inference.inference_request import InferenceRequest, Inferen
 from serve_app.image_cache import ImageCache
 from serve_app.image_routes import REPLACED
 from serve_app.sdk_bridge import BridgedServing
+from serve_app.sdk_bridge.deployment import OF_THE_MODEL
 
 ROOT = Path(__file__).parents[1]
 SOURCE = inspect.getsource(inference)
@@ -40,6 +41,10 @@ def test_the_sdk_is_the_pinned_one() -> None:
         (Inference, "_download_pretrained_model", "self model_files log_progress headless"),
         (Inference, "_download_custom_model", "self model_files log_progress model_source"),
         (Inference, "shutdown_model", "self"),
+        (Inference, "_build_deploy_params_from_api", "self model_name deploy_params"),
+        (Inference, "_set_common_deploy_params", "self deploy_params"),
+        (Inference, "_download_model_files", "self deploy_params log_progress"),
+        (Inference, "set_params_to_gui", "self deploy_params"),
         (Inference, "_set_model_meta_custom_model", "self model_info"),
         (Inference, "_set_model_meta_external_model", "self classes_path"),
         (Inference, "_extract_model_files_from_checkpoint", "self checkpoint_path"),
@@ -103,6 +108,13 @@ def test_names_that_are_replaced_are_looked_up_where_we_put_ours() -> None:
         assert hasattr(inference, name)
 
 
+def test_what_is_restored_where_a_model_is_refused_is_what_the_sdk_sets_before_it_loads_one() -> None:
+    source = inspect.getsource(Inference._load_model).split("self.load_model(")[0]
+    assert set(re.findall(r"self\.(\w+) = ", source)) | {"checkpoint_info"} == set(OF_THE_MODEL)
+    assert "self._model_dir" in inspect.getsource(Inference.model_dir.fget)  # type: ignore[attr-defined]
+    assert "os.path.join(self.model_dir, file_name)" in inspect.getsource(Inference._download_custom_model)
+
+
 def test_routes_that_are_replaced_exist() -> None:
     for path in REPLACED:
         assert f'@server.post("{path}")' in SOURCE, path
@@ -110,8 +122,9 @@ def test_routes_that_are_replaced_exist() -> None:
 
 def test_what_a_subclass_must_not_shadow_unknowingly() -> None:
     """Everything of ours with the SDK's name is meant: a new method of the SDK would be replaced without a word."""
-    ours = {name for name in vars(BridgedServing) if not name.startswith("__")}
-    shadowed = {name for name in ours if any(name in vars(base) for base in BridgedServing.__mro__[1:])}
+    parts = [base for base in BridgedServing.__mro__ if base.__module__.startswith("serve_app")]
+    ours = {name for part in parts for name in vars(part) if not name.startswith("__")}
+    shadowed = {name for name in ours if any(name in vars(base) for base in BridgedServing.__mro__ if base not in parts)}
     assert shadowed == {
         *("DEFAULT_BATCH_SIZE", "_load_model_headless", "shutdown_model", "_set_model_meta_custom_model", "export_tensorrt"),
         *("_set_model_meta_external_model", "_extract_model_files_from_checkpoint", "export_onnx", "update_model_meta"),
