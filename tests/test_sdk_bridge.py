@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import supervisely
 from supervisely.app.fastapi import subapp
+from supervisely.app.widgets.editor import editor
 from supervisely.nn.training import resume_manifest, train_app
 from supervisely.nn.training.gui import classes_selector, gui, hyperparameters_selector, input_selector, training_logs
 from supervisely.nn.training.gui import training_process as process_module
 from supervisely.nn.training.gui import utils as gui_utils
 from supervisely.nn.training.train_app import TrainApp
 
+from train_app.hyperparameters_card import HyperparametersCard
 from train_app.wizard import ClassesCard, SourceTargetCard, TrainingCard
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +120,7 @@ def test_methods_of_the_wizard(method: str, expected: str) -> None:
         (SourceTargetCard, input_selector.InputSelector),
         (ClassesCard, classes_selector.ClassesSelector),
         (TrainingCard, process_module.TrainingProcess),
+        (HyperparametersCard, hyperparameters_selector.HyperparametersSelector),
     ],
 )
 def test_our_cards_answer_what_the_wizard_asks_of_the_sdks(ours: type, theirs: type) -> None:
@@ -136,15 +139,14 @@ def test_toggles_of_the_steps_and_other_names() -> None:
         parameters(subapp._add_event_handler) == ["app", "event_type", "handler"]
         or len(parameters(subapp._add_event_handler)) == 3
     )
-    assert hasattr(hyperparameters_selector.HyperparametersSelector, "set_export_tensorrt_checkbox_value")
+    assert "self.hyperparameters_selector.editor.readonly" in inspect.getsource(gui.TrainGUI.__init__)
+    template = (Path(inspect.getfile(editor)).parent / "template.html").read_text()
+    assert "<sly-editor" in template and 'v-model="state.{{{widget.widget_id}}}.text"' in template  # as in our YamlEditor
     assert "self.display_widgets" in inspect.getsource(training_logs.TrainingLogs.__init__)
 
 
 def test_defects_that_are_worked_around_are_still_there() -> None:
     """When one of these fails, a workaround in sdk_bridge may go."""
-    assert "export_tensorrt_checkbox.check()" in inspect.getsource(
-        hyperparameters_selector.HyperparametersSelector.set_export_tensorrt_checkbox_value
-    )
     assert "continue" in inspect.getsource(TrainApp._preprocess_artifacts)  # a checkpoint that cannot be written is skipped
     assert '"tensorboard",' in inspect.getsource(TrainApp._init_tensorboard)  # needs the command on the PATH
 

@@ -33,11 +33,31 @@ class ModelChoice:
     checkpoint: Path | None = None
 
 
-def read_settings(text: str, model: ModelChoice, use_target_labels: bool = False, device: str = "auto") -> TrainConfig:
-    """Reads "preset: NAME" with any fields of `TrainConfig` beside it, which override the preset's.
+@dataclass(frozen=True)
+class Written:
+    """What the YAML says: a preset by name, and the fields that override it, as nested plain data."""
+
+    preset: str
+    changes: dict[str, Any]
+
+    def config(self) -> TrainConfig:
+        """Raises UserError for an unknown field or a value out of range, in the core's words."""
+        try:
+            return preset(self.preset).updated(self.changes)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def value(self, path: str) -> Any:
+        """A field as it is written, else the preset's."""
+        written = _field(self.changes, path)
+        return _field(preset(self.preset).as_dict(), path) if written is None else written
+
+
+def read_yaml(text: str) -> Written:
+    """Reads "preset: NAME" with any fields of `TrainConfig` beside it; their values are not checked yet.
 
     Raises:
-        UserError: not YAML, an unknown preset or field, a value out of range, or a field that is chosen elsewhere.
+        UserError: not YAML, an unknown preset, or a field that is chosen elsewhere.
     """
     changes = _content(text)
     name = changes.pop("preset", "standard")
@@ -46,9 +66,19 @@ def read_settings(text: str, model: ModelChoice, use_target_labels: bool = False
     for field, where in CHOSEN_ELSEWHERE.items():
         if _field(changes, field) not in (None, "", [], "auto"):
             raise UserError(f"{field}={_field(changes, field)!r}: {where}; take the line out of the hyperparameters")
+    return Written(name, changes)
+
+
+def read_settings(text: str, model: ModelChoice, use_target_labels: bool = False, device: str = "auto") -> TrainConfig:
+    """Reads "preset: NAME" with any fields of `TrainConfig` beside it, which override the preset's.
+
+    Raises:
+        UserError: not YAML, an unknown preset or field, a value out of range, or a field that is chosen elsewhere.
+    """
+    written = read_yaml(text)
+    config = written.config()
     try:
-        config = preset(name).updated(changes)
-        config = config.updated({"device": device, **_model(model, config, _field(changes, "model.encoder"))})
+        config = config.updated({"device": device, **_model(model, config, _field(written.changes, "model.encoder"))})
     except UserError:
         raise
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,29 +13,19 @@ from supervisely.app.widgets import Card, Container
 from supervisely.nn.training import train_app
 from supervisely.nn.training.gui import gui as sdk_gui
 from supervisely.nn.training.gui import utils as gui_utils
-from supervisely.nn.training.gui.hyperparameters_selector import HyperparametersSelector
 from supervisely.nn.training.gui.training_logs import TrainingLogs
 from supervisely.nn.utils import ModelSource
 
+from hrda_core import TrainConfig
 from train_app.app_state import check_options, check_state, choice_from_state
 from train_app.errors import UserError
+from train_app.hyperparameters_card import HyperparametersCard
+from train_app.settings import OWN_ENCODER, ModelChoice, read_settings, read_yaml
 from train_app.training_view import TrainingView
 from train_app.wizard import ClassesCard, SourceTargetCard, TrainingCard
 
 STEPS = ("input_selector", "model_selector", "classes_selector", "hyperparameters_selector")
 SDK_ERRORS = (KeyError, ValueError, TypeError, AttributeError, IndexError)  # for what it does not find or expect
-
-
-class HyperparametersCard(HyperparametersSelector):
-    """The SDK's, which takes for granted that both exports are supported as soon as one is mentioned."""
-
-    def set_export_onnx_checkbox_value(self, value: bool) -> None:
-        if self.export_onnx_checkbox is not None:
-            super().set_export_onnx_checkbox_value(value)
-
-    def set_export_tensorrt_checkbox_value(self, value: bool) -> None:
-        if self.export_tensorrt_checkbox is not None:
-            super().set_export_tensorrt_checkbox_value(value)
 
 
 class LogsCard(TrainingLogs):
@@ -57,6 +48,7 @@ class Wizard(sdk_gui.TrainGUI):
 
     input_selector: SourceTargetCard
     classes_selector: ClassesCard
+    hyperparameters_selector: HyperparametersCard
     training_process: TrainingCard
     training_logs: LogsCard
 
@@ -66,7 +58,12 @@ class Wizard(sdk_gui.TrainGUI):
         super().__init__(*arguments, **options)
         # the SDK looks here for shapes that must be converted, in columns that a table of several projects lacks; none must be
         self.step_flow.steps["classes_selector"]["on_select_click"].clear()
+        for moment in ("on_select_click", "on_reselect_click"):  # toggles of the editor, which `widgets_to_disable` has
+            self.step_flow.steps["hyperparameters_selector"][moment].clear()
         self.input_selector.source_changed = self._read_classes
+        self.hyperparameters_selector.check = self._check_settings
+        for step in ("input_selector", "model_selector"):  # what is valid depends on them
+            self.step_flow.steps[step]["on_select_click"].append(self.hyperparameters_selector.refresh)
 
     def load_from_app_state(self, app_state: Any, click_cb: bool = True, validate_steps: bool = True) -> None:
         """Sets all cards; with `validate_steps` off they take what they can.
@@ -138,6 +135,13 @@ class Wizard(sdk_gui.TrainGUI):
         done = super()._init_hyperparameters(settings, options, click_cb, validate)
         return self._taken(self.hyperparameters_selector, done, validate)
 
+    def _check_settings(self, text: str) -> TrainConfig:
+        """With the model and the roles as the other cards have them; a checkpoint's architecture is known when it is here."""
+        if self.model_selector.get_model_source() == ModelSource.CUSTOM:
+            return read_yaml(text).config()
+        model = ModelChoice(encoder=self.model_selector.get_model_name() or OWN_ENCODER)
+        return read_settings(text, model, self.input_selector.use_target_labels.is_checked())
+
     def _read_classes(self) -> None:
         self.classes_selector.read_projects([project.project_id for project in self.input_selector.source.get()])
 
@@ -149,7 +153,7 @@ class Wizard(sdk_gui.TrainGUI):
     @staticmethod
     def _taken(card: Any, is_valid: bool, validate: bool) -> bool:
         if validate and not is_valid:
-            raise UserError(card.validator_text.text.replace("<br>", " "))
+            raise UserError(html.unescape(card.validator_text.text.replace("<br>", " ")))
         return True
 
 
