@@ -1,4 +1,4 @@
-# make demo · make test · make lint
+# make app · make demo · make test · make lint
 # The environment is made in .venv on first use; PYTHON picks the interpreter (3.10 or newer).
 PYTHON ?= python3
 VENV := .venv
@@ -6,11 +6,17 @@ BIN := $(VENV)/bin
 # Idle OpenMP threads sleep instead of spinning: on a busy machine spinning costs more than it saves.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-data lint clean
+PORT ?= 8090
+
+.PHONY: app demo test test-data lint clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m hrda_core demo --source "$(SOURCE)" --target "$(TARGET)" --validation "$(VALIDATION)" \
 	  $(foreach change,$(SET),--set $(change))
+
+# both apps in a browser, without an account; Ctrl-C ends everything
+app: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.browser.app --port $(PORT) || test $$? -eq 130
 
 # one process per core, one thread each: several threads per test would compete
 test: lint

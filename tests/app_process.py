@@ -46,7 +46,7 @@ class AppProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> AppProcess:
-        variables = {**os.environ, **self.environment, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        variables = {"OMP_NUM_THREADS": "1", **os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 entrypoint(self.app, self.port), cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT

@@ -6,6 +6,7 @@ import inspect
 import json
 import tempfile
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -39,7 +40,7 @@ METHODS: dict[str, Method] = {name: method for area in AREAS for name, method in
 NO_LIMIT = 1 << 30  # Starlette's own limits are below what the SDK sends
 
 
-def build(platform: LocalPlatform) -> FastAPI:
+def build(platform: LocalPlatform, pages: Callable[[FastAPI, LocalPlatform], None] | None = None) -> FastAPI:
     app = FastAPI()
     # the apps' pages call the API from the browser, from any port
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=["*"])
@@ -60,6 +61,9 @@ def build(platform: LocalPlatform) -> FastAPI:
         except Refusal as refusal:
             # after a body that never came, the connection is of no use
             return JSONResponse(refusal.body, refusal.status, {"connection": "close"} if refusal.status == 408 else None)
+
+    if pages is not None:
+        pages(app, platform)
 
     @app.get("/")
     async def hello() -> dict[str, str]:

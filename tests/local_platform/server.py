@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import supervisely as sly
 import uvicorn
+from fastapi import FastAPI
 
 from . import ecosystem
 from .application import build
@@ -29,7 +30,7 @@ class LocalPlatform:
     """`with LocalPlatform() as platform: api = platform.api()`. With a directory, a later platform there knows everything.
 
     Loopback only. `per_page` is small, so that clients really page; `quota` is in bytes of stored content, None for no limit;
-    `body_timeout` is the time in seconds that a client may let the body of its request wait.
+    `body_timeout` is the time in seconds that a client may let the body of its request wait. `pages` adds what a person sees.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class LocalPlatform:
         per_page: int = 50,
         quota: int | None = None,
         body_timeout: float = 5.0,
+        pages: Callable[[FastAPI, LocalPlatform], None] | None = None,
     ) -> None:
         self.store = Store(Path(directory) if directory else None, quota)
         self.token = token
@@ -62,7 +64,7 @@ class LocalPlatform:
         self.address = f"http://127.0.0.1:{self.port}"
         self._connections = Connections()
         config = uvicorn.Config(
-            FaultInjector(build(self), self.faults, self._connections, self.calls, body_timeout),
+            FaultInjector(build(self, pages), self.faults, self._connections, self.calls, body_timeout),
             http=self._connections.protocol(),
             lifespan="off",
             log_level="warning",
