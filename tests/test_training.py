@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from hrda_core.models.checkpoints import KEYS, load_checkpoint
 from hrda_core.training import networks
 from hrda_core.training.events import (
     CheckpointSaved,
+    Comparison,
     Event,
     Failed,
     Finished,
@@ -203,7 +205,8 @@ def test_the_run_directory(adapted: tuple[Path, Recorder, TrainResult]) -> None:
     assert (result.best, result.last) == (directory / "checkpoints" / "best.pth", directory / "checkpoints" / "last.pth")
     assert result.best.is_file()
     assert result.last.is_file()
-    assert sorted(p.name for p in (directory / "previews").iterdir()) == ["image 0_000003.jpg", "image 0_000006.jpg"]
+    for folder in (directory / "previews", directory / "previews" / "validation"):
+        assert sorted(p.name for p in folder.glob("*.jpg")) == ["image 0_000003.jpg", "image 0_000006.jpg"]
     assert len(list((directory / "tensorboard").iterdir())) == 1
     assert {p.name for p in directory.iterdir() if not p.name.startswith(".")} == {"checkpoints", "config.yaml", "metrics.jsonl",
                                                                                     "previews", "tensorboard"}  # fmt: skip
@@ -292,6 +295,14 @@ def test_previews_show_the_targets_photos(adapted: tuple[Path, Recorder, TrainRe
     assert (photo == PHOTOS.image(0)).all()
     assert (labels.shape, labels.dtype) == ((80, 96), np.uint8)
     assert (confidence.shape, confidence.dtype) == ((80, 96), np.float32)
+
+
+def test_predictions_stand_beside_the_labels_of_validation_images(adapted: tuple[Path, Recorder, TrainResult]) -> None:
+    [(name, photo, truth, labels)] = adapted[1].of(Comparison)[0].pictures
+    assert name == "image 0"
+    assert (photo == VALIDATION.image(0)).all() and (truth == VALIDATION.mask(0)).all()
+    assert (labels.shape, labels.dtype) == ((80, 96), np.uint8)
+    assert cv2.imread(str(adapted[0] / "previews" / "validation" / "image 0_000006.jpg")).shape == (80, 3 * 96, 3)
 
 
 def test_the_log_is_what_the_listener_hears(adapted: tuple[Path, Recorder, TrainResult]) -> None:

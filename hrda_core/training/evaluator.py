@@ -81,6 +81,21 @@ class Evaluator:
                 self._watch(0, 0)
         return pictures
 
+    def compare(self) -> list[tuple[str, Image, NDArray[np.uint8], NDArray[np.uint8]]]:
+        """(name, photo, truth, labels) of fixed labelled images spread over the validation set; empty without one."""
+        count = self.learner.config.schedule.previews
+        if self.validation is None or count == 0:
+            return []
+        labelled, pictures = self.validation.labelled(), []
+        with self._predicting(self.learner.config.inference.network) as probabilities:
+            for index in spread(len(labelled), count):
+                photo, truth = labelled.image(index), labelled.mask(index)
+                assert truth is not None  # `labelled` keeps only those
+                labels, _ = apply_thresholds(probabilities(photo), None, self.has_background)
+                pictures.append((labelled.name(index), photo, truth, labels))
+                self._watch(0, 0)
+        return pictures
+
     def _label_free_scalars(self, network: str, scores: LabelFreeScores) -> dict[str, float]:
         prefix = f"label_free/{network}"
         first = 1 if self.has_background else 0

@@ -63,6 +63,13 @@ class Preview(Event):
 
 
 @dataclass(frozen=True)
+class Comparison(Event):
+    """Predictions on fixed validation images beside their labels: name, photo (H, W, 3), truth (H, W), labels (H, W)."""
+
+    pictures: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
 class CheckpointSaved(Event):
     path: Path
     best: bool

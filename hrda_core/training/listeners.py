@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from hrda_core.data.samples import ClassInfo
-from hrda_core.evaluation.pictures import confidence_map, overlay, shrink
+from hrda_core.evaluation.pictures import confidence_map, error_map, overlay, shrink
 from hrda_core.training.events import (
     BASELINE,
     CheckpointSaved,
+    Comparison,
     Event,
     Failed,
     Finished,
@@ -31,6 +34,7 @@ from hrda_core.training.events import (
 from hrda_core.training.run_directory import RunDirectory
 
 PREVIEW_SIDE = 512
+COMPARED = "validation"  # folder of the previews beside their labels
 
 
 class ProgressBar:
@@ -90,8 +94,8 @@ class JsonLines:
 class EventFile:
     """Every event as one line of JSON, for another process that follows the run; Progress at most twice a second.
 
-    A line is {"event": kind, "iteration", "time", and the event's own fields}; a Preview holds the names of its pictures
-    and, by name, the files that PreviewFiles made of them.
+    A line is {"event": kind, "iteration", "time", and the event's own fields}; a Preview and a Comparison hold the names of
+    their pictures and, by name, the files that PreviewFiles made of them.
     """
 
     def __init__(self, path: Path, here: RunDirectory) -> None:
@@ -110,9 +114,10 @@ class EventFile:
             run = RunDirectory(self.here.baseline) if event.name == BASELINE else self.here
             self.previews = run.previews
         fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-        if isinstance(event, Preview):
+        if isinstance(event, (Preview, Comparison)):
             names = [name for name, *_ in event.pictures]
-            fields["pictures"] = {name: str(preview_path(self.previews, name, event.iteration)) for name in names}
+            folder = self.previews if isinstance(event, Preview) else self.previews / COMPARED
+            fields["pictures"] = {name: str(preview_path(folder, name, event.iteration)) for name in names}
         elif isinstance(event, CheckpointSaved):
             fields["path"] = str(event.path)
         elif isinstance(event, Metrics):
@@ -150,7 +155,10 @@ class TensorBoard:
 
 
 class PreviewFiles:
-    """previews/{name}_{iteration}.jpg: photo, overlay and confidence side by side."""
+    """previews/{name}_{iteration}.jpg: photo, overlay and confidence side by side.
+
+    previews/validation/{name}_{iteration}.jpg: labels, prediction and errors of a labelled image.
+    """
 
     def __init__(self, directory: Path, classes: tuple[ClassInfo, ...], has_background: bool) -> None:
         self.directory = directory
@@ -158,18 +166,23 @@ class PreviewFiles:
         self.has_background = has_background
 
     def __call__(self, event: Event) -> None:
-        if not isinstance(event, Preview):
-            return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for name, photo, labels, confidence in event.pictures:
-            pictures = (
-                photo,
-                overlay(photo, labels, self.colours, has_background=self.has_background),
-                confidence_map(confidence),
-            )
-            row = cv2.hconcat([shrink(picture, PREVIEW_SIDE) for picture in pictures])
-            path = preview_path(self.directory, name, event.iteration)
-            cv2.imwrite(str(path), cv2.cvtColor(row, cv2.COLOR_RGB2BGR))
+        if isinstance(event, Preview):
+            for name, photo, labels, confidence in event.pictures:
+                pictures = (photo, self._overlay(photo, labels), confidence_map(confidence))
+                self._write(preview_path(self.directory, name, event.iteration), pictures)
+        elif isinstance(event, Comparison):
+            for name, photo, truth, labels in event.pictures:
+                errors = error_map(labels, truth, self.has_background)
+                pictures = (self._overlay(photo, truth), self._overlay(photo, labels), errors)
+                self._write(preview_path(self.directory / COMPARED, name, event.iteration), pictures)
+
+    def _overlay(self, photo: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return overlay(photo, labels, self.colours, has_background=self.has_background)
+
+    def _write(self, path: Path, pictures: tuple[NDArray[np.uint8], ...]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = cv2.hconcat([shrink(picture, PREVIEW_SIDE) for picture in pictures])
+        cv2.imwrite(str(path), cv2.cvtColor(row, cv2.COLOR_RGB2BGR))
 
 
 def preview_path(directory: Path, name: str, iteration: int) -> Path:

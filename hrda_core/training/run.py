@@ -17,7 +17,7 @@ from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
 from hrda_core.training import networks
 from hrda_core.training.data import RunData
 from hrda_core.training.evaluator import Evaluator
-from hrda_core.training.events import CheckpointSaved, Listener, Metrics, Notice, Preview, Progress, broadcast
+from hrda_core.training.events import CheckpointSaved, Comparison, Listener, Metrics, Notice, Preview, Progress, broadcast
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
 from hrda_core.training.loading import batches
 from hrda_core.training.optimisation import build_optimizer, set_learning_rate
@@ -201,10 +201,13 @@ class Run:
         evaluations, values = self.evaluator.validate() if validating else ({}, {})
         values |= self.evaluator.label_free() if validating else {}
         pictures = self.evaluator.preview() if previewing else []
+        compared = self.evaluator.compare() if previewing else []
         if validating:
             self._note_score(evaluations, values)
         if pictures:
             self.tell(Preview(done, pictures))
+        if compared:
+            self.tell(Comparison(done, compared))
         self.evaluated = done
 
     def _note_score(self, evaluations: dict[str, Evaluation], values: dict[str, float]) -> None:
