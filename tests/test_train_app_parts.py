@@ -1,4 +1,4 @@
-"""Parts of the train app without a platform: choices as data, settings, the child process, what the user sees."""
+"""Parts of the train app without a platform: choices as data, settings, the child process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from train_app.runner import Event, Runner, TrainingFailed
 from train_app.session import SessionFile
 from train_app.settings import ModelChoice, read_settings
 from train_app.team_files import fetch_file
-from train_app.training_view import MAX_POINTS, Curves, curve_of, duration, preview_file
 
 ROOT = Path(__file__).parents[1]
 PVT = ModelChoice("pvt_v2_b2")
@@ -121,6 +120,11 @@ def test_labels_of_the_target_make_it_semi_supervised() -> None:
     assert read_settings("", PVT, use_target_labels=True).mode == "semi-supervised"
 
 
+def test_pictures_are_made_at_every_evaluation_unless_the_settings_say_otherwise() -> None:
+    assert read_settings("schedule: {validate_every: 300}", PVT).schedule.preview_every == 300
+    assert read_settings("schedule: {validate_every: 300, preview_every: 900}", PVT).schedule.preview_every == 900
+
+
 def test_a_checkpoint_brings_its_architecture(tmp_path: Path) -> None:
     path = train(tiny(mode="source-only"), cracks(2, 1), None, directory=tmp_path).best
     config = read_settings("preset: standard", ModelChoice(checkpoint=path))
@@ -202,44 +206,6 @@ def test_a_run_waits_for_the_trainer_of_an_app_that_was_killed(folders: dict[str
         assert not (tmp_path / "events.jsonl").exists()
     waiting.join(60)
     assert (tmp_path / "report.html").is_file()
-
-
-# ---- what the user sees
-
-
-def test_curves_stay_small_and_a_resumed_run_replaces_its_points() -> None:
-    curves = Curves()
-    for iteration in range(0, 20_000, 2):
-        curves.add(iteration, {"loss/source": 0.5})
-    points = curves.series["Losses"]["source"]
-    assert len(points) <= MAX_POINTS
-    assert (points[0][0], points[-1][0]) == (0, 19_998)
-    curves.add(10_000, {"loss/source": 0.25})
-    points = curves.series["Losses"]["source"]
-    assert points[-1] == (10_000, 0.25) and points == sorted(points)
-
-
-def test_where_metrics_are_drawn() -> None:
-    assert curve_of("learning_rate") == ("Learning rate", "encoder")
-    assert curve_of("validation/student/foreground_iou") == ("Foreground IoU", "student")
-    assert curve_of("validation/teacher/iou/crack") == ("IoU per class", "crack")
-    assert curve_of("label_free/teacher/scale_agreement") == ("Scores without labels", "scale_agreement")
-    assert curve_of("validation/teacher/tuned_threshold") is None
-
-
-def test_a_preview_is_a_picture_of_the_run_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "baseline" / "previews").mkdir(parents=True)
-    (tmp_path / "previews").mkdir()
-    for path in ("previews/a_000003.jpg", "baseline/previews/a_000003.jpg", "config.yaml"):
-        (tmp_path / path).write_bytes(b"x")
-    assert preview_file(tmp_path, "a_000003.jpg") == tmp_path / "previews" / "a_000003.jpg"
-    assert preview_file(tmp_path, "baseline/a_000003.jpg") == tmp_path / "baseline" / "previews" / "a_000003.jpg"
-    for name in ("../config.yaml", "baseline/../../config.yaml", "..\\a.jpg", "b.jpg", "previews/a_000003.jpg"):
-        assert preview_file(tmp_path, name) is None
-
-
-def test_durations() -> None:
-    assert [duration(s) for s in (0, 59, 70, 4000, 7200)] == ["0 s", "59 s", "1 min 10 s", "1 h 6 min", "2 h"]
 
 
 # ---- records

@@ -77,6 +77,8 @@ def read_settings(text: str, model: ModelChoice, use_target_labels: bool = False
     """
     written = read_yaml(text)
     config = written.config()
+    if _field(written.changes, "schedule.preview_every") is None:  # pictures at every evaluation
+        config = config.updated({"schedule": {"preview_every": config.schedule.validate_every}})
     try:
         config = config.updated({"device": device, **_model(model, config, _field(written.changes, "model.encoder"))})
     except UserError:

@@ -85,6 +85,8 @@ class TrainHRDA(BridgedTrainApp):
         except Exception as error:
             self._note_end(error)
             raise
+        if self._continues:
+            self.view.restore(self._run, config.mode)
         for notice in self._prepared.notices:
             self.view.notice(notice)
             sly.logger.warning(notice)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
-import re
+import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from supervisely.app.widgets import Container, Field, Flexbox, Image, LineChart, Text
+from supervisely.app import DataJson
+from supervisely.app.widgets import Grid, LineChart, Text
 
+from hrda_core.training.events import BASELINE
+from hrda_core.training.listeners import COMPARED
+from hrda_core.training.run_directory import RunDirectory
+from train_app.preview_browser import Moment, PreviewBrowser, moments_on_disk, preview_address
 from train_app.runner import Event
 
 CHARTS = ("Losses", "Foreground IoU", "IoU per class", "Pseudo-labels", "Scores without labels", "Learning rate")
+DECIMALS = {"Learning rate": 7}
 MAX_POINTS = 300  # of a curve; beyond, every second one goes
+MAX_CURVES = 12  # of a chart
+COLUMNS = 3
 REFRESH = 1.0  # seconds between updates of the page
-SLOTS = 8  # previews shown at once
+MAX_NOTICES = 20
 SECONDS = (("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -26,14 +36,21 @@ class Curves:
     def __init__(self) -> None:
         self.series: dict[str, dict[str, list[tuple[int, float]]]] = {title: {} for title in CHARTS}
 
-    def add(self, iteration: int, values: Mapping[str, float]) -> set[str]:
-        """Returns the titles of the charts that changed. A resumed run repeats iterations, which replace the old points."""
+    def add(self, iteration: int, values: Mapping[str, float], baseline: bool = False) -> set[str]:
+        """Returns the titles of the charts that changed. A resumed run repeats iterations, which replace the old points.
+
+        Those of the run itself also replace the baseline's, but for the IoU that adapting is to raise.
+        """
         changed = set()
         for name, value in values.items():
             place = curve_of(name)
             if place is None:
                 continue
             chart, curve = place
+            if baseline and chart == "Foreground IoU":
+                curve = f"{curve}, not adapted"
+            if curve not in self.series[chart] and len(self.series[chart]) >= MAX_CURVES:
+                continue  # the report has them all
             points = self.series[chart].setdefault(curve, [])
             while points and points[-1][0] >= iteration:
                 points.pop()
@@ -70,29 +87,49 @@ class TrainingView:
         self.curves = Curves()
         self.status = Text("", status="info", widget_id="hrda_status")
         self.notices = Text("", status="warning", widget_id="hrda_notices")
-        self.charts = {title: LineChart(title, [], xaxis_type="numeric", yaxis_autorescale=True, height=250) for title in CHARTS}
-        self.previews = [Image(widget_id=f"hrda_preview_{i}") for i in range(SLOTS)]
-        self.preview_text = Text("Predictions appear with the first evaluation", widget_id="hrda_preview_text")
-        self.notices.hide()
-        for image in self.previews:
-            image.hide()
+        self.charts = {title: _chart(title) for title in CHARTS}
+        self.previews = PreviewBrowser("preview", "Your photos", "Photo, prediction, and how sure the model is (yellow: sure)")
+        self.comparisons = PreviewBrowser(
+            *("comparison", "Validation images"),
+            "Labels, prediction, and errors: green found, orange false alarm, blue missed, pink wrong class",
+        )
         self.widgets = [
             self.status,
             self.notices,
-            Flexbox(list(self.charts.values())),
-            Field(Container([self.preview_text, *self.previews]), "Your photos", "Photo, prediction, confidence"),
+            Grid(list(self.charts.values()), columns=COLUMNS, widget_id="hrda_charts"),
+            self.previews.widget,
+            self.comparisons.widget,
         ]
         self._stage, self._told = "", set[str]()
         self._started: tuple[float, int] | None = None  # time and iteration of the stage's first progress
         self._shown, self._pending = 0.0, ""
         self._changed: set[str] = set()
-        self._lock = threading.Lock()
+        self._browsed: set[str] = set()  # names of the browsers that have something new
+        self._late: threading.Timer | None = None
+        self._lock = threading.RLock()
+        self.notices.hide()
 
     def reset(self) -> None:
-        self.curves = Curves()
-        self._told, self._changed = set(), set(CHARTS)
-        self.notices.hide()
-        self._refresh()
+        with self._lock:
+            self.curves = Curves()
+            self._told, self._changed, self._browsed = set(), set(CHARTS), set()
+            self.notices.hide()
+            self.previews.clear()
+            self.comparisons.clear()
+            self._refresh()
+
+    def restore(self, run: RunDirectory, mode: str) -> None:
+        """What a former process of this task had shown, from the run's files."""
+        with self._lock:
+            for here, stage in ((RunDirectory(run.baseline), BASELINE), (run, mode)):
+                for line in _lines(here.metrics):
+                    iteration = int(line.pop("iteration"))
+                    self._changed |= self.curves.add(iteration, line, baseline=stage == BASELINE)
+                for browser, folder in ((self.previews, here.previews), (self.comparisons, here.previews / COMPARED)):
+                    for moment in moments_on_disk(folder, stage):
+                        browser.add(moment)
+            self._browsed = {"Preview", "Comparison"}
+            self._refresh()
 
     def hear(self, event: Event) -> None:
         with self._lock:
@@ -100,37 +137,40 @@ class TrainingView:
 
     def say(self, text: str) -> None:
         """Shows a sentence as the status, about once a second."""
-        self._pending = text
-        if time.monotonic() - self._shown >= REFRESH:
-            self._refresh()
+        with self._lock:
+            self._pending = text
+            self._refresh_now_and_then()
 
     def notice(self, text: str) -> None:
         """Adds a sentence to those that stay; each once."""
-        if text in self._told:
-            return
-        self._told.add(text)
-        lines = [html.escape(line) for line in sorted(self._told)]
-        self.notices.set("<br>".join(lines[:20]), "warning")
-        self.notices.show()
+        with self._lock:
+            if text in self._told or len(self._told) >= MAX_NOTICES:
+                return
+            self._told.add(text)
+            self.notices.set("<br>".join(html.escape(line) for line in sorted(self._told)), "warning")
+            self.notices.show()
 
     def _hear(self, event: Event) -> None:
         kind, iteration = event["event"], event["iteration"]
         if kind == "Stage":
             self._stage, self._started = event["name"], None
-            self.say(f"{_capital(self._stage)} ...")
+            self._pending = f"{_capital(self._stage)} ..."
         elif kind == "Preparation":
-            self.say(f"Checking data: {event['done']} of {event['total']} images")
+            self._pending = f"Checking data: {event['done']} of {event['total']} images"
         elif kind == "Progress":
             self._started = self._started or (event["time"], iteration)
-            self.say(self._progress(event))
+            self._pending = self._progress(event)
         elif kind == "Metrics":
-            self._changed |= self.curves.add(iteration, event["values"])
-        elif kind == "Preview":
-            self._show_previews(event)
+            self._changed |= self.curves.add(iteration, event["values"], baseline=self._stage == BASELINE)
+        elif kind in ("Preview", "Comparison"):
+            files = {name: preview_address(path, event["time"]) for name, path in event["pictures"].items()}
+            (self.previews if kind == "Preview" else self.comparisons).add(Moment(self._stage, iteration, files))
+            self._browsed.add(kind)
         elif kind == "Notice":
             self.notice(event["text"])
         elif kind in ("Finished", "Failed"):
             self._refresh()
+        self._refresh_now_and_then()
 
     def _progress(self, event: Event) -> str:
         done, total = event["iteration"], event["total"]
@@ -141,30 +181,47 @@ class TrainingView:
             text += f", {duration(left)} left"
         return text
 
-    def _show_previews(self, event: Event) -> None:
-        self.preview_text.text = f"{_capital(self._stage)}, after {event['iteration']} iterations"
-        paths = list(event["pictures"].values())[:SLOTS]
-        for image, path in zip(self.previews, paths, strict=False):
-            folder = "baseline/" if Path(path).parents[1].name == "baseline" else ""
-            image.set(f"previews/{folder}{Path(path).name}")
-            image.show()
+    def _refresh_now_and_then(self) -> None:
+        wait = self._shown + REFRESH - time.monotonic()
+        if wait <= 0:
+            self._refresh()
+        elif self._late is None:  # the next event may be long in coming
+            self._late = threading.Timer(wait, self._refresh_late)
+            self._late.daemon = True
+            self._late.start()
+
+    def _refresh_late(self) -> None:
+        with self._lock:
+            self._refresh()
 
     def _refresh(self) -> None:
-        self._shown = time.monotonic()
-        self.status.text = self._pending
+        self._shown, self._late = time.monotonic(), None
+        if self.status.text != self._pending:
+            self.status.text = self._pending
         for title in self._changed:
             series = [{"name": name, "data": [{"x": x, "y": y} for x, y in p]} for name, p in self.curves.series[title].items()]
-            self.charts[title].set_series(series)
-        self._changed = set()
+            self.charts[title].set_series(series, send_changes=False)
+        if self._changed:
+            DataJson().send_changes()
+        for kind, browser in (("Preview", self.previews), ("Comparison", self.comparisons)):
+            if kind in self._browsed:
+                browser.show()
+        self._changed, self._browsed = set(), set()
 
 
-def preview_file(run: Path, name: str) -> Path | None:
-    """The picture that a URL below previews/ names, None where that is no picture of the run."""
-    if not re.fullmatch(r"(baseline/)?[^/\\]+\.jpg", name):
-        return None
-    parent = run / "baseline" if name.startswith("baseline/") else run
-    path = parent / "previews" / name.removeprefix("baseline/")
-    return path if path.is_file() else None
+def _chart(title: str) -> LineChart:
+    decimals = DECIMALS.get(title, 3)
+    return LineChart(
+        *(title, []), stroke_curve="straight", markers_size=2, xaxis_type="numeric", height=260, decimalsInFloat=decimals
+    )
+
+
+def _lines(metrics: Path) -> Iterator[dict[str, Any]]:
+    """Of metrics.jsonl, but for one that a kill cut short."""
+    if metrics.is_file():
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
 
 
 def duration(seconds: float) -> str:

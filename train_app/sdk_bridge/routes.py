@@ -10,8 +10,8 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from hrda_core.data.parallel import Stopped
 from train_app.errors import UserError
+from train_app.preview_browser import preview_file
 from train_app.runner import TrainingFailed
-from train_app.training_view import preview_file
 
 if TYPE_CHECKING:
     from train_app.sdk_bridge.app import BridgedTrainApp
