@@ -9,10 +9,12 @@ from typing import Any
 
 import supervisely as sly
 from supervisely.app import show_dialog
-from supervisely.app.widgets import Field, Select, Text, Widget
+from supervisely.app.widgets import Button, Field, Select, Text, Widget
 from supervisely.nn.inference.gui import ServingGUITemplate
+from supervisely.nn.utils import ModelSource
 
 from serve_app.errors import RequestError
+from serve_app.new_experiments import add_new_experiments
 
 PRECISIONS = (
     ("auto", "auto: bf16 on a GPU that has it, else fp32"),
@@ -31,10 +33,14 @@ class ServingGUI(ServingGUITemplate):
 
     def _initialize_extra_widgets(self) -> list[Widget]:
         items = [Select.Item(value, label) for value, label in PRECISIONS]
-        self.precision = Select(items, widget_id="hrda_precision")
+        self.precision = Select(items, widget_id="hrda_precision", width_px=360)
+        self.look_again = Button(
+            "Look for new experiments", plain=True, button_size="small", icon="zmdi zmdi-refresh", widget_id="hrda_look_again"
+        )
+        self.look_again.click(self._look_again)
         self.notice = Text("", "warning", widget_id="hrda_notice")
         self.notice.hide()
-        return [Field(self.precision, "Precision", "Numbers that the network computes with"), self.notice]
+        return [self.look_again, Field(self.precision, "Precision", "Numbers that the network computes with"), self.notice]
 
     def get_params_from_gui(self) -> dict[str, Any]:
         params = super().get_params_from_gui()
@@ -43,6 +49,9 @@ class ServingGUI(ServingGUITemplate):
 
     def deploy_with_current_params(self) -> None:
         self.notice.hide()
+        if self.model_source == ModelSource.CUSTOM and self.experiment_selector.get_selected_experiment_info() is None:
+            self._say("Choose one of the experiments first.", "error")
+            return
         try:
             super().deploy_with_current_params()
         except (RequestError, FileNotFoundError) as error:
@@ -55,6 +64,11 @@ class ServingGUI(ServingGUITemplate):
         super().set_deployed(self.device_in_use() or device)
         if self.notices():
             self._say(" ".join(self.notices()), "warning")
+
+    def _look_again(self) -> None:
+        found = add_new_experiments(self.experiment_selector, self.framework_name)
+        words = {0: "No new experiment of Train HRDA in this team", 1: "One new experiment, in the first row of Custom models"}
+        self._say(words.get(found, f"{found} new experiments, in the first rows of Custom models"), "info")
 
     def _say(self, text: str, status: str) -> None:
         self.notice.set(html.escape(text), status)

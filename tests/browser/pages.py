@@ -107,8 +107,9 @@ def _own_page(title: str, name: str) -> Response:
     head = "".join(f'<link rel="stylesheet" href="{address}">' for address in STYLES)
     scripts = "".join(f'<script src="{address}"></script>' for address in SCRIPTS)
     return HTMLResponse(
-        f'<!DOCTYPE html><html><head><meta charset="utf-8"><title>{html.escape(title)}</title>{head}</head>'
-        f'<body>{scripts}<div id="page"></div><script type="module" src="/shell/pages/{name}.js"></script></body></html>'
+        f'<!DOCTYPE html><html><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<link rel="icon" href="data:,">{head}</head><body>{scripts}<div id="page"></div>'
+        f'<script type="module" src="/shell/pages/{name}.js"></script></body></html>'
     )
 
 

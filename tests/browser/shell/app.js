@@ -12,16 +12,17 @@ export const app = {
     this.publicApiInstance = publicApi(info.SERVER_ADDRESS, info.API_TOKEN);
     this.session = { taskId: Number(info.TASK_ID) };
     window.slyPlatform = { api: this.publicApiInstance, session: this.session };
-    await this.refresh();
     this.tabs = new Tabs((widget, value) => Vue.set(this.state, widget, value));
-    this.tabs.agree(this.state);
+    await this.refresh();
     this.$watch('state', () => this.tabs.tell(this.state), { deep: true });
     listen(this.change, this.connect, this.disconnect);
   },
   methods: {
     async refresh() {
       const [state, data] = await Promise.all([load('state'), load('data')]);
+      this.tabs.agree(state);
       Object.assign(this, { state, data });
+      this.tabs.ask();
     },
     /** What happened between loading and listening, or while the connection was away, is not sent again. */
     async connect() {

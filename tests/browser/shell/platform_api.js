@@ -1,4 +1,5 @@
 // The platform's API as components see it: axios' way of calling it.
+import { RequestFailed } from './session.js';
 
 /** `api.post('tasks.info', { id })` resolves to `{ data }`. */
 export function publicApi(serverAddress, token) {
@@ -12,7 +13,7 @@ export function publicApi(serverAddress, token) {
       body: JSON.stringify(body || {}),
     });
     if (!response.ok) {
-      throw new Error(`${method}: ${await response.text()}`);
+      throw new RequestFailed(response.status, await response.text());
     }
     return { data: await response.json() };
   };

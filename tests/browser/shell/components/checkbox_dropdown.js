@@ -1,16 +1,16 @@
-// A button that opens a list of boxes. Items and selected items are `{ id, name }`.
+// A button that opens a list of boxes. Items are `{ id, name }`; the SDK reads ids from what is selected, and writes items.
 export const checkboxDropdown = {
   name: 'sly-dropdown-checkbox-selection',
   props: { items: Array, selected: Array, label: String, options: [Object, String] },
   emits: ['update:selected'],
   computed: {
     chosen() {
-      return (this.selected || []).map((item) => item.id);
+      return (this.selected || []).map((item) => item.id || item);
     },
   },
   methods: {
     choose(ids) {
-      this.$emit('update:selected', this.items.filter((item) => ids.includes(item.id)));
+      this.$emit('update:selected', ids);
     },
   },
   template: `
