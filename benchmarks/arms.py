@@ -3,64 +3,98 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hrda_core import Dataset, Predictor, TrainConfig, train
+import numpy as np
+
+from benchmarks.pairs import Pair, watched, with_labels, without_labels
+from benchmarks.photo_counts import PhotoCounts, count_photos, foreground_histogram
+from hrda_core import Predictor, TrainConfig, train
+from hrda_core.training.evaluator import spread
 from hrda_core.training.listeners import ProgressBar
+from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.run_report import write_run_report
-from hrda_core.training.validation import evaluate
 
-ARMS = {"source-only": "source-only", "adapted": "adapt", "supervised": "supervised"}  # name -> mode
+LABELLED = 20  # target photos with labels in the semi-supervised arm
+TARGET_PHOTOS = 32  # of the target, on which the share of foreground is predicted
+NETWORKS = ("student", "teacher")
 
 
-def run_arm(
-    name: str, config: TrainConfig, source: Dataset, target: Dataset, validation: Dataset, directory: Path
-) -> dict[str, Any]:
-    """Trains one arm (or goes on with it) and evaluates its last checkpoint; writes result.json and report.html there.
+@dataclass(frozen=True)
+class Arm:
+    """changes: to the benchmark's configuration. longer: how many times its iterations."""
 
-    The last checkpoint, not the best, so that choosing on the validation set flatters no arm.
+    mode: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    labelled: int = 0
+    longer: int = 1
+
+
+ARMS = {
+    "source-only": Arm("source-only"),
+    "source-only strong": Arm("source-only", {"augmentation": {"preset": "hard"}}),
+    "adapted": Arm("adapt"),
+    "adapted strong": Arm("adapt", {"augmentation": {"preset": "hard"}}),
+    "adapted, no detail": Arm("adapt", {"model": {"multi_resolution": False}}),
+    "adapted, 20 labels": Arm("semi-supervised", labelled=LABELLED),
+    "oracle": Arm("supervised", longer=2),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """counts, target: of each network, see photo_counts.py. target is the foreground histogram of unlabelled photos.
+
+    history: of each evaluation on the way, {"iteration", metric: value}.
     """
-    config = config.updated({"mode": ARMS[name]})
-    result = train(config, source, target, validation, ProgressBar(name), directory=directory, resume=True)
-    figures: dict[str, Any] = {"arm": name, "iterations": config.optimisation.iterations, "seed": config.seed}
-    for network in ("student", "teacher"):
-        predictor = Predictor(result.last, config.device, config.precision, network)
-        outcome = evaluate(predictor.probabilities, validation, tolerance=config.inference.tolerance)
-        figures[network] = {
-            **outcome.argmax.as_dict(),
-            "iou_at_best_threshold": list(outcome.tuned_iou),
-            "best_threshold": list(outcome.tuned),
-        }
-    seen = target if name == "supervised" else replace(target, masks=None)
-    write_run_report(directory, source, seen, validation)
-    (directory / "result.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    return figures
+
+    arm: str
+    seed: int
+    counts: dict[str, PhotoCounts]
+    target: dict[str, Any]
+    history: list[dict[str, float]]
 
 
-def markdown(results: list[dict[str, Any]], foreground: bool) -> str:
-    """One row per arm and network, percentages."""
-    columns = {"mIoU": "mean_iou", "pixel accuracy": "pixel_accuracy"}
-    if foreground:
-        columns = {
-            "IoU": "foreground_iou",
-            "precision": "foreground_precision",
-            "recall": "foreground_recall",
-            "F1 at 2 px": "foreground_tolerant_f1",
-        }
-    header = ["arm", "network", *columns, *(["IoU at best threshold"] if foreground else [])]
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for result in results:
-        for network in ("student", "teacher"):
-            figures = result[network]
-            cells = [_percent(figures[key]) for key in columns.values()]
-            if foreground:
-                cells.append(f"{_percent(figures['iou_at_best_threshold'][0])} ({figures['best_threshold'][0]:.2f})")
-            lines.append("| " + " | ".join([result["arm"], network, *cells]) + " |")
-    return "\n".join(lines)
+def run_arm(name: str, arm: Arm, config: TrainConfig, pair: Pair, directory: Path) -> Result:
+    """Trains an arm, or goes on with it, and counts with its last checkpoint; what is there already is not done again.
+
+    The last checkpoint, not the best, so that choosing on the report's photos flatters no arm.
+    """
+    config = config.updated({"mode": arm.mode}).updated(arm.changes)
+    config = config.updated({"optimisation": {"iterations": config.optimisation.iterations * arm.longer}})
+    target = pair.target if arm.mode == "supervised" else without_labels(pair.target)
+    if arm.labelled:
+        target = with_labels(pair.target, labelled_photos(pair, arm.labelled, config.seed))
+    run = RunDirectory(directory)
+    if not (directory / "teacher.npz").is_file():
+        bar = ProgressBar(f"{name}, seed {config.seed}")
+        train(config, pair.source, target, watched(pair), bar, directory=directory, resume=True)
+        _count(run, config, pair)
+        write_run_report(directory, pair.source, target, watched(pair))
+    return read_result(name, config.seed, directory)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+def labelled_photos(pair: Pair, count: int, seed: int) -> list[int]:
+    """Which target photos have labels in the semi-supervised arm: random ones, the same for all arms of a seed."""
+    return sorted(np.random.default_rng((seed, count)).choice(len(pair.target), count, replace=False).tolist())
+
+
+def read_result(name: str, seed: int, directory: Path) -> Result:
+    counts = {network: PhotoCounts.load(directory / f"{network}.npz") for network in NETWORKS}
+    target = {network: np.load(directory / f"{network}_target.npy") for network in NETWORKS}
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    history = [entry for entry in entries if any(key.startswith("validation/") for key in entry)]
+    return Result(name, seed, counts, target, history)
+
+
+def _count(run: RunDirectory, config: TrainConfig, pair: Pair) -> None:
+    photos: Sequence[int] = spread(len(pair.target), TARGET_PHOTOS)
+    for network in NETWORKS:
+        predictor = Predictor(run.last, config.device, config.precision, network)
+        counts = count_photos(predictor.probabilities, pair.report, config.inference.tolerance)
+        np.save(run.path / f"{network}_target.npy", foreground_histogram(predictor.probabilities, pair.target, photos))
+        counts.save(run.path / f"{network}.npz")  # the teacher's comes last and marks the arm as done

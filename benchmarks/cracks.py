@@ -1,76 +1,64 @@
-"""Synthetic cracks to real crack photos: source-only, adapted and supervised.
+"""Cracks on real photos: every arm, over seeds, on one pair of domains.
 
-    python -m benchmarks.cracks --data DATA --textures TEXTURES --weights ENCODER.pt --directory runs/cracks
+    python -m benchmarks.cracks --pair synthetic-cracks --data DATA --textures TEXTURES --weights ENCODER.pt
 
-DATA holds unlabelled/ and val/ (images/, masks/, classes.json). Masks of unlabelled/ serve the supervised arm alone.
+DATA holds unlabelled/ and val/ (images/, masks/, classes.json) and manifest.csv. Masks of unlabelled/ serve the oracle, the
+labelled photos of the semi-supervised arm, and, where they are the source (crack500), as labels; adapted arms see no others.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+from functools import partial
 from pathlib import Path
 
-from benchmarks.arms import ARMS, markdown, run_arm
-from hrda_core import Dataset, TrainConfig, preset
-from hrda_core.data.synthetic_cracks import CrackSynthesis, synthesize
+from benchmarks.adaptation import add_arguments, run
+from benchmarks.pairs import CRACK_PAIRS, crack_pair, synthetic_cracks
+from hrda_core import TrainConfig, preset
 
 
 def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
-    """MobileNetV2 with ImageNet weights; the photos are small (224 to 640 px), so they are enlarged twofold: the detail
-    crop then sees thin cracks at twice their size and the context crop at their own."""
+    """MobileNetV2 with ImageNet weights and a small head, so that an arm takes minutes on a CPU."""
+    evaluations = max(iterations // 4, 1)
     return preset("standard").updated(
         {
             "seed": seed,
-            "model": {"encoder": "mobilenetv2_100", "pretrained_file": weights, "head_channels": 128},
-            "data": {
-                "crop_height": 512,
-                "crop_width": 512,
-                "source_scale": 2.0,
-                "target_scale": 2.0,
-                "flip_vertical": 0.5,
-                "rotate": 0.5,
-                "workers": 4,
-            },
+            "model": {"encoder": "mobilenetv2_100", "pretrained_file": weights, "head_channels": 64},
+            "data": {"crop_height": 256, "crop_width": 256, "flip_vertical": 0.5, "rotate": 0.5, "workers": 0},
             "augmentation": {"preset": "light"},
-            "adaptation": {"source_warmup": iterations // 4, "feature_distance_weight": 0.0},
+            "adaptation": {"teacher_alpha": 0.99, "feature_distance_weight": 0.0},
             "optimisation": {
                 "iterations": iterations,
-                "batch_size": 4,
+                "batch_size": 2,
                 "learning_rate": 2e-4,
                 "head_factor": 5.0,
-                "warmup_iterations": 100,
+                "warmup_iterations": iterations // 12,
             },
-            "schedule": {"validate_every": 500, "checkpoint_every": 500, "preview_every": 500, "previews": 8, "log_every": 20},
+            "inference": {"window_height": 448, "window_width": 448, "overlap": 0.25},
+            "schedule": {
+                **{"validate_every": evaluations, "checkpoint_every": evaluations, "preview_every": iterations},
+                **{"previews": 4, "log_every": 20, "label_free_photos": 8},
+            },
         }
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--textures", default="")
-    parser.add_argument("--weights", required=True, help="ImageNet weights of mobilenetv2_100")
-    parser.add_argument("--directory", default="runs/cracks")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--iterations", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", default=CRACK_PAIRS[0], choices=CRACK_PAIRS)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--textures", default="", help="crack-free photos for the generator; without, it makes its own")
+    parser.add_argument("--directory", default=Path("runs/cracks"), type=Path)
     parser.add_argument("--synthetic", type=int, default=1500, help="synthesized images")
-    parser.add_argument("--label-width", type=float, default=1.6)
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--label-width", type=float, default=1.6, help="how much wider than the crack labels are drawn")
+    add_arguments(parser)
     options = parser.parse_args()
-
-    root = Path(options.directory)
-    settings = CrackSynthesis(count=options.synthetic, textures=options.textures, label_width=options.label_width, seed=1)
-    synthesize(root / "synthetic", settings)
-    config = configuration(options.weights, options.iterations, options.seed)
-    config = config.changed(options.set)
-    source = Dataset.from_folder(root / "synthetic")
-    target = Dataset.from_folder(Path(options.data) / "unlabelled")
-    validation = Dataset.from_folder(Path(options.data) / "val")
-    results = [run_arm(arm, config, source, target, validation, root / f"{arm}_seed{options.seed}") for arm in options.arms]
-    (root / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    print(markdown(results, foreground=True))
+    synthetic = None
+    if options.pair != "crack500-uav":
+        folder = options.directory / f"synthetic_{options.synthetic}_{options.label_width:g}"
+        synthetic = synthetic_cracks(folder, options.textures, options.synthetic, options.label_width)
+    pair = crack_pair(options.pair, options.data, synthetic)
+    run(pair, partial(configuration, options.weights, options.iterations), options, options.directory / pair.name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""The figures of the adaptation benchmark: halves by group, thresholds of the other half, intervals, gaps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.arms import Result
+from benchmarks.intervals import (
+    argmax_iou,
+    best_threshold,
+    difference,
+    foreground_at,
+    mean_iou,
+    spearman,
+    thresholds_of_the_other_half,
+)
+from benchmarks.pairs import Pair, in_first_half, with_labels, without_labels
+from benchmarks.photo_counts import BINS, PhotoCounts, count_photos, threshold_of_share
+from benchmarks.sheets import photo_iou
+from benchmarks.tables import markdown, summary
+from hrda_core import ClassInfo, Dataset
+
+CLASSES = (ClassInfo("background", (0, 0, 0), 0), ClassInfo("crack", (0, 212, 255), 255))
+
+
+def photos(count: int = 4, size: int = 20) -> Dataset:
+    """Of each photo the left `i + 1` columns are crack; red tells the probability that `network` gives."""
+    masks = [np.zeros((size, size), np.uint8) for _ in range(count)]
+    for i, mask in enumerate(masks):
+        mask[:, : i + 1] = 1
+    return Dataset([np.full((size, size, 3), 10 * i, np.uint8) for i in range(count)], masks, CLASSES)
+
+
+def network(shift: int, certainty: float):
+    """Finds the crack, `shift` columns too wide, with the given probability."""
+
+    def probabilities(image):
+        crack = np.full(image.shape[:2], 0.05, np.float32)
+        crack[:, : int(image[0, 0, 0]) // 10 + 1 + shift] = certainty
+        return np.stack([1 - crack, crack])
+
+    return probabilities
+
+
+def test_halves_share_no_group_and_are_of_about_equal_size() -> None:
+    groups = ["wall"] * 5 + ["road"] * 3 + ["a", "b", "c"]
+    first = in_first_half(groups)
+    assert sum(first) in (5, 6)
+    for group in set(groups):
+        assert len({here for here, name in zip(first, groups, strict=True) if name == group}) == 1
+    assert first == in_first_half(groups)
+
+
+def test_iou_at_argmax_and_at_a_threshold() -> None:
+    data = photos()
+    sure, unsure = (count_photos(network(1, p), data, tolerance=2) for p in (0.9, 0.3))
+    hit, union = 20 * (1 + 2 + 3 + 4), 20 * (2 + 3 + 4 + 5)
+    assert argmax_iou(sure) == pytest.approx(hit / union)
+    assert argmax_iou(unsure) == 0
+    found = foreground_at(unsure, [0.2] * 4)
+    assert found.iou == pytest.approx(hit / union) and found.recall == 1 and found.precision == pytest.approx(hit / union)
+    assert found.tolerant_f1 == 1  # one column too wide, two are forgiven
+    np.testing.assert_allclose(photo_iou(sure), [1 / 2, 2 / 3, 3 / 4, 4 / 5])
+
+
+def test_a_threshold_is_never_chosen_on_the_photo_that_it_is_used_on() -> None:
+    """One half is found with 0.3, the other with 0.9: each gets the threshold that suits the other half."""
+    data = photos()
+    low, high = (count_photos(network(0, p), data, tolerance=2) for p in (0.3, 0.9))
+    first = np.array([True, True, False, False])
+    parts = {
+        name: np.where(first.reshape(-1, *[1] * (low_part.ndim - 1)), low_part, vars(high)[name])
+        for name, low_part in vars(low).items()
+    }
+    mixed = PhotoCounts(**parts)
+    assert best_threshold(mixed, first) <= 0.3 < best_threshold(mixed, ~first)
+    chosen = thresholds_of_the_other_half(mixed, first.tolist())
+    assert chosen[0] > 0.3 and chosen[2] <= 0.3
+    assert foreground_at(mixed, chosen).recall == pytest.approx((3 + 4) / 10)  # the first half is missed: no flattery
+
+
+def test_a_share_of_foreground_gives_a_threshold() -> None:
+    histogram = np.zeros(BINS, np.int64)
+    histogram[10], histogram[100], histogram[200] = 90, 7, 3
+    assert 100 / BINS < threshold_of_share(histogram, 0.03) <= 200 / BINS
+    assert 10 / BINS < threshold_of_share(histogram, 0.10) <= 100 / BINS
+
+
+def test_intervals_hold_the_difference_and_know_certainty() -> None:
+    data = photos(6)
+    exact, wide = (count_photos(network(shift, 0.9), data, tolerance=2) for shift in (0, 2))
+    mean, low, high = difference([exact], [wide], list("aabbcc"))
+    assert low <= mean <= high and low > 0
+    assert mean == pytest.approx(argmax_iou(exact) - argmax_iou(wide))
+    assert difference([exact], [exact], list("abcdef")) == (0, 0, 0)
+
+
+def test_mean_iou_leaves_out_classes_that_do_not_occur() -> None:
+    assert mean_iou(np.array([[6, 2, 0], [0, 4, 0], [0, 0, 0]])) == pytest.approx((6 / 8 + 4 / 6) / 2)
+
+
+def test_rank_correlation() -> None:
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 400]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert spearman([1, 1, 2, 2], [1, 1, 2, 2]) == pytest.approx(1)
+    with pytest.raises(ValueError, match="needs at least 3"):
+        spearman([1, 2], [1, 2])
+
+
+def test_only_named_photos_of_the_target_keep_their_labels() -> None:
+    data = photos()
+    some = with_labels(data, [2])
+    assert [some.mask(i) is not None for i in range(4)] == [False, False, True, False]
+    assert without_labels(data).masks is None
+
+
+def test_the_table_compares_arms_seed_by_seed() -> None:
+    data = photos(6)
+    pair = Pair("toy", data, data, data, tuple("aabbcc"), ("road",) * 3 + ("wall",) * 3)
+    results = []
+    for arm, shift in (("source-only", 3), ("adapted", 1), ("oracle", 0)):
+        counts = count_photos(network(shift, 0.9), data, tolerance=2)
+        for seed in (0, 1):
+            results.append(Result(arm, seed, {"teacher": counts}, {"teacher": np.ones(BINS, np.int64)}, []))
+    report = summary(pair, results, "teacher", prior=0.1)
+    iou = {arm: row["argmax IoU"][0] for arm, row in report["arms"].items()}
+    assert report["recovered gap"] == pytest.approx((iou["adapted"] - iou["source-only"]) / (1 - iou["source-only"]))
+    assert report["arms"]["adapted"]["over source-only"][1] > 0
+    assert set(report["arms"]["adapted"]["by origin"]) == {"road", "wall"}
+    text = markdown(report)
+    assert text.count("\n| ") == 2 + 3 and "recovered gap" in text
