@@ -208,6 +208,7 @@ class TrainConfig:
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
     precision: str = "auto"  # "auto" (bf16 where the GPU has it), "fp32", "bf16"
     baseline: bool = False  # first train source-only in RUN/baseline, as long; adapting goes on from its warm-up
+    fallback: bool = True  # with a baseline: where that scores better in the end, best.pth is the source-only network
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

@@ -12,7 +12,7 @@ from tiny_runs import CRACKS, cracks, tiny, write_folder
 
 from hrda_core.data.samples import Dataset
 from hrda_core.demo import demo
-from hrda_core.evaluation.ranking import most_uncertain, worst_photos
+from hrda_core.evaluation.ranking import worst_photos
 from hrda_core.training.history import read_history, validation_chart
 from hrda_core.training.loop import train
 from hrda_core.training.run_report import write_run_report
@@ -90,7 +90,7 @@ def test_the_report_of_a_run(tmp_path: Path) -> None:
         "Without labels",
         "Previews over time",
         "Worst photos",
-        "Most uncertain photos",
+        "Photos to annotate next",
     )
     for text in (*sections, "baseline teacher", "iteration 3", "iteration 6", "Target photos", "missed", "Agreement with itself"):
         assert text in page, text
@@ -108,9 +108,3 @@ def test_the_worst_photo_comes_first() -> None:
     right, wrong = (mask := cracks(1, 1).mask(0)), 1 - cracks(1, 1).mask(0)
     photos = Dataset((np.full((*mask.shape, 3), 9, np.uint8), np.zeros((*mask.shape, 3), np.uint8)), (mask, mask), CRACKS)
     assert worst_photos(lambda image: right if image[0, 0, 0] else wrong, photos, [0, 1]) == [(1, 0.0), (0, 1.0)]
-
-
-def test_the_most_uncertain_photo_comes_first() -> None:
-    photos = Dataset((np.zeros((4, 4, 3), np.uint8), np.ones((4, 4, 3), np.uint8)), None, CRACKS)
-    ranked = most_uncertain(lambda image: np.full((2, 4, 4), 0.5 if image[0, 0, 0] else 0.95, np.float32), photos, [0, 1])
-    assert ranked == [(1, 1.0), (0, 0.0)]

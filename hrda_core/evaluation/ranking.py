@@ -1,4 +1,4 @@
-"""Which photos to look at first: those predicted worst, and those the network is least sure of."""
+"""Which photos to look at first: those predicted worst."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrda_core.data.samples import Dataset, Image
-from hrda_core.evaluation.label_free import SURE
 from hrda_core.evaluation.metrics import IGNORE
 
 Labels = Callable[[Image], NDArray[np.uint8]]  # (H, W, 3) uint8 RGB -> (H, W) uint8
-Probabilities = Callable[[Image], NDArray[np.float32]]  # -> (C, H, W) float32
 
 
 def worst_photos(predict: Labels, labelled: Dataset, indices: Sequence[int]) -> list[tuple[int, float]]:
@@ -33,9 +31,3 @@ def worst_photos(predict: Labels, labelled: Dataset, indices: Sequence[int]) -> 
         right = int((found & true & (predicted == mask)).sum())
         scores.append((index, right / either if either else 1.0))
     return sorted(scores, key=lambda entry: entry[1])
-
-
-def most_uncertain(predict: Probabilities, photos: Dataset, indices: Sequence[int]) -> list[tuple[int, float]]:
-    """(index, share of pixels whose best class has a probability below 0.9), most uncertain first."""
-    shares = [(index, float((predict(photos.image(index)).max(axis=0) < SURE).mean())) for index in indices]
-    return sorted(shares, key=lambda entry: entry[1], reverse=True)

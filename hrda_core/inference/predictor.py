@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -117,6 +118,22 @@ class Predictor:
     def probabilities(self, image: Image) -> NDArray[np.float32]:
         """(H, W, 3) uint8 RGB -> (C, H, W) float32."""
         return _collected(probability_bands(self._network, image, self.preprocessing), len(self.classes), image)
+
+    def features(self, image: Image) -> NDArray[np.float32]:
+        """What the whole of (H, W, 3) uint8 RGB looks like to the encoder: (D,), the mean of its last stage.
+
+        The image is seen at the size of one window, whatever its own, so that photos can be compared.
+        """
+        height, width = self.preprocessing.window
+        factor = min(height / image.shape[0], width / image.shape[1])
+        size = (max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        pixels = torch.from_numpy(small).to(self.device).permute(2, 0, 1)[None].float()
+        mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self.preprocessing.mean, self.preprocessing.std))
+        with torch.inference_mode():
+            last = self.model.encoder(self.model.pad((pixels / 255 - mean) / std))[-1]
+        mean_feature: NDArray[np.float32] = last.mean(dim=(2, 3))[0].cpu().numpy()
+        return mean_feature
 
     def _image(self, item: Image | str | Path, name: str) -> Image:
         image = item if isinstance(item, np.ndarray) else read_image(Path(item))

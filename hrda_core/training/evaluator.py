@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hrda_core.adaptation.step import Learner
 from hrda_core.data.samples import Dataset, Image
 from hrda_core.evaluation.label_free import LabelFreeScores, label_free_scores
+from hrda_core.evaluation.selection import selection_score
 from hrda_core.evaluation.thresholds import apply_thresholds
 from hrda_core.inference.predictor import Preprocessing, image_probabilities
 from hrda_core.models.hrda import HRDA
@@ -108,6 +109,8 @@ class Evaluator:
         }
         for name, fraction in zip(self.class_names[first:], scores.fractions[first:], strict=True):
             values[f"{prefix}/fraction/{name}"] = fraction
+        foreground = sum(self.source_fractions[first:]) if self.has_background else None
+        values[f"{prefix}/score"] = selection_score(scores, foreground)
         # far from 1: the network finds much more, or hardly any, of what the labelled images hold
         source = sum(self.source_fractions[first:])
         if self.has_background and source > 0:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hrda_core.config import TrainConfig
 from hrda_core.data.samples import Dataset
+from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
 from hrda_core.training.data import RunData, prepare
-from hrda_core.training.events import BASELINE, Event, Failed, Finished, Listener, Stage, broadcast
+from hrda_core.training.events import BASELINE, Event, Failed, Finished, Listener, Notice, Stage, broadcast
 from hrda_core.training.run import End, Run
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.safety import in_words, telling_a_full_disk
@@ -86,11 +87,13 @@ def _train(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest)
     if not (config.baseline and config.mode in ("adapt", "semi-supervised")):
         end = _run(data, here, tell, stop)
         return end, TrainResult(here.path, here.best, here.last, end.score, end.stopped)
-    end = _run_baseline(data, baseline, tell, stop)
-    if end.stopped:  # adapting has not begun, so the baseline is all there is to use
-        return end, TrainResult(here.path, baseline.best, baseline.last, end.score, end.stopped, baseline.path)
+    before = _run_baseline(data, baseline, tell, stop)
+    if before.stopped:  # adapting has not begun, so the baseline is all there is to use
+        return before, TrainResult(here.path, baseline.best, baseline.last, before.score, before.stopped, baseline.path)
     # a semi-supervised run learns from labelled photos from its first iteration on, so it shares nothing with the baseline
     end = _run(data, here, tell, stop, branch=baseline.warmup if config.mode == "adapt" else None)
+    if config.fallback and not end.stopped and _is_better(before, end):
+        end = _keep_the_baseline(before, end, baseline, here, tell)
     return end, TrainResult(here.path, here.best, here.last, end.score, end.stopped, baseline.path)
 
 
@@ -104,6 +107,24 @@ def _run(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, b
         run.restore(branch)
         run.forget_evaluations()
     return run.loop()
+
+
+def _is_better(before: End, end: End) -> bool:
+    """Of two scores; one that is missing or undefined decides nothing."""
+    return before.chosen_by is not None and end.chosen_by is not None and before.chosen_by > end.chosen_by
+
+
+def _keep_the_baseline(before: End, end: End, baseline: RunDirectory, here: RunDirectory, tell: Listener) -> End:
+    content = load_checkpoint(baseline.best)
+    content["provenance"]["source_only"] = True
+    save_checkpoint(here.best, content)
+    measure = "on the validation set" if end.score is not None else "by the score that needs no labels"
+    text = (
+        f"adaptation seems to hurt: {measure} the source-only network has {before.chosen_by:.3f}, the adapted one "
+        f"{end.chosen_by:.3f}. best.pth is the source-only network; the adapted one is last.pth"
+    )
+    tell(Notice(end.iteration, text=text))
+    return end._replace(score=before.score, chosen_by=before.chosen_by)
 
 
 def _run_baseline(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest) -> End:

@@ -29,11 +29,15 @@ from hrda_core.training.validation import Evaluation
 
 
 class End(NamedTuple):
-    """score: of the best checkpoint, None without a validation set. stopped: why early, "" where it was not."""
+    """score: of the best checkpoint, None without a validation set. stopped: why early, "" where it was not.
+
+    chosen_by: what the best checkpoint was chosen by: the score, or without a validation set one that needs no labels.
+    """
 
     iteration: int
     score: float | None
     stopped: str
+    chosen_by: float | None = None
 
 
 class Run:
@@ -67,6 +71,7 @@ class Run:
         self.iteration = 0
         self.evaluated = 0  # the last iteration whose evaluation is complete
         self.best_score: float | None = None
+        self.best_iteration = 0
         self.sums: dict[str, Tensor] = {}  # of each logged scalar since the last line of the log: (total, count)
         self.early_stop = EarlyStop(self.config.schedule.early_stop)
         self.budget = TimeBudget(self.config.schedule.time_budget)
@@ -106,7 +111,19 @@ class Run:
             self._save_last()
             if not self.here.best.is_file():  # before the first evaluation: something to use nevertheless
                 self._save(self.here.best, {}, best=True)
-        return End(self.iteration, self.best_score, stopped)
+        self._warn_of_harm()
+        return End(self.iteration, None if self.data.validation is None else self.best_score, stopped, self.best_score)
+
+    def _warn_of_harm(self) -> None:
+        """Adapting should beat the network that it began with."""
+        began = self.config.adaptation.source_warmup
+        if self.data.training.target is not None and 0 < self.best_iteration <= began < self.evaluated:
+            text = (
+                f"adaptation seems to hurt: no checkpoint after iteration {began}, where it begins, scores better than that of "
+                f"iteration {self.best_iteration}, which is kept as the best. Look at the previews; a longer "
+                f"adaptation.source_warmup or another adaptation.pseudo_labels may help"
+            )
+            self.tell(Notice(self.iteration, text=text))
 
     def _iterate_all(self) -> str:
         """Why the run stopped early, or ""."""
@@ -212,19 +229,20 @@ class Run:
 
     def _note_score(self, evaluations: dict[str, Evaluation], values: dict[str, float]) -> None:
         """Tells the figures, and keeps the checkpoint where it is the best so far."""
-        if not evaluations:
-            if values:
-                self.tell(Metrics(self.iteration, values))
-            self._save(self.here.best, {}, best=True)  # without labels the latest is the best that is known
-            return
         inference = self.config.inference
-        score = evaluations[inference.network].score(inference.tune_thresholds, self.data.has_background)
-        # NaN where neither labels nor predictions have foreground; then the latest counts as the best
-        self.tell(Metrics(self.iteration, values if math.isnan(score) else {**values, "validation/score": score}))
+        if evaluations:
+            score = evaluations[inference.network].score(inference.tune_thresholds, self.data.has_background)
+            values = values if math.isnan(score) else {**values, "validation/score": score}
+        else:
+            score = values.get(f"label_free/{inference.network}/score", math.nan)
+        if values:
+            self.tell(Metrics(self.iteration, values))
+        # NaN where neither labels nor predictions have foreground, or nothing is scored; then the latest counts as the best
         better = self.best_score is None or math.isnan(self.best_score) or score > self.best_score
-        self.early_stop.note(better)
+        if evaluations:
+            self.early_stop.note(better)
         if better:
-            self.best_score = score
+            self.best_score, self.best_iteration = score, self.iteration
             self._save(self.here.best, evaluations, best=True)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
@@ -256,6 +274,7 @@ class Run:
             "iteration": self.iteration,
             "optimizer": self.optimizer.state_dict() if self.config.schedule.save_optimizer else None,
             "best_score": self.best_score,
+            "best_iteration": self.best_iteration,
             "evaluated": self.evaluated,
             "sums": {name: total.cpu() for name, total in self.sums.items()},
             "without_gain": self.early_stop.without_gain,
@@ -280,7 +299,7 @@ class Run:
         else:
             text = "the checkpoint was saved without the optimiser (schedule.save_optimizer=false): its averages start anew"
             self.tell(Notice(self.iteration, text=text))
-        self.best_score = state["best_score"]
+        self.best_score, self.best_iteration = state["best_score"], int(state.get("best_iteration", 0))
         self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self.early_stop.without_gain = int(state["without_gain"])
         self.budget.used_before = float(state["seconds"])
@@ -288,5 +307,5 @@ class Run:
 
     def forget_evaluations(self) -> None:
         """For a run that branched off another: scores, log and time begin here."""
-        self.best_score, self.sums, self.evaluated = None, {}, self.iteration
+        self.best_score, self.best_iteration, self.sums, self.evaluated = None, 0, {}, self.iteration
         self.early_stop.without_gain, self.budget.used_before = 0, 0.0

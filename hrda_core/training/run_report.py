@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from hrda_core.config import TrainConfig
 from hrda_core.data.samples import Dataset, read_image
+from hrda_core.evaluation.annotate_next import annotate_next
 from hrda_core.evaluation.pictures import ERROR_COLOURS, confidence_map, error_map, overlay
-from hrda_core.evaluation.ranking import most_uncertain, worst_photos
+from hrda_core.evaluation.ranking import worst_photos
 from hrda_core.evaluation.report import Cell, Item, Legend, PictureRow, Section, Table, write_report
 from hrda_core.inference.predictor import Predictor
 from hrda_core.models.checkpoints import load_checkpoint, weights_version
@@ -22,7 +24,8 @@ from hrda_core.training.run_directory import RunDirectory
 
 SHOWN = 6  # photos per section
 MOMENTS = 5  # pictures of one photo over time
-RANKED = 64  # photos that are looked through for the worst and the most uncertain
+RANKED = 64  # photos that are looked through for the worst and for those to annotate next
+WORTHWHILE = 10  # of the latter
 
 
 def write_run_report(
@@ -59,7 +62,7 @@ def write_run_report(
         )
         sections.append(Section("Without labels", text, charts))
     sections.append(Section("Training", "", loss_charts(histories[""])))
-    sections += [s for s in (_over_time(here), _worst(predictor, validation), _uncertain(predictor, target)) if s.items]
+    sections += [s for s in (_over_time(here), _worst(predictor, validation), _annotate_next(predictor, target, here)) if s.items]
     lead = (
         f"Mode {config.mode}: learned from {checkpoint['provenance']['labelled_images']} labelled images and "
         f"{checkpoint['provenance']['target_images']} target photos."
@@ -68,11 +71,12 @@ def write_run_report(
 
 
 def _facts(checkpoint: Mapping[str, Any], config: TrainConfig, predictor: Predictor) -> dict[str, str]:
+    provenance = checkpoint["provenance"]
     return {
         "Mode": config.mode,
         "Iterations": str(config.optimisation.iterations),
-        "Best at": str(checkpoint["provenance"]["iteration"]),
-        "Network": checkpoint["selected"],
+        "Best at": str(provenance["iteration"]),
+        "Network": checkpoint["selected"] + (" (source-only, which scored better)" if provenance.get("source_only") else ""),
         "Version": weights_version(checkpoint)[:12],
         "Thresholds": ", ".join(f"{t:.2f}" for t in predictor.thresholds) if predictor.thresholds else "argmax",
         "Encoder": config.model.encoder,
@@ -183,13 +187,20 @@ def _worst(predictor: Predictor, validation: Dataset | None) -> Section:
     return Section("Worst photos", text, [*rows, Legend(ERROR_COLOURS)] if rows else [])
 
 
-def _uncertain(predictor: Predictor, target: Dataset | None) -> Section:
+def _annotate_next(predictor: Predictor, target: Dataset | None, here: RunDirectory) -> Section:
+    """Also as annotate_next.json, for programs."""
     if target is None:
         return Section("", "", [])
-    ranked = most_uncertain(predictor.probabilities, target, spread(len(target), RANKED))
-    rows: list[Item] = [_photo(predictor, target, i, f"{100 * share:.1f} % uncertain") for i, share in ranked[:SHOWN]]
-    text = f"Of {len(ranked)} target photos, those with most pixels whose best class has a probability below 0.9."
-    return Section("Most uncertain photos", text, rows)
+    looked_at = [i for i in spread(len(target), RANKED) if target.masks is None or target.masks[i] is None]
+    ranked = annotate_next(predictor.probabilities, predictor.features, target, looked_at, WORTHWHILE)
+    entries = [{"image": target.name(index), "uncertainty": round(uncertainty, 4)} for index, uncertainty in ranked]
+    (here.path / "annotate_next.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    rows: list[Item] = [_photo(predictor, target, i, f"uncertainty {100 * value:.1f} %") for i, value in ranked]
+    text = (
+        f"Of {len(looked_at)} target photos without labels, those where labels would teach most: the network is unsure of them, "
+        f"and they differ from each other. Labelled, they can go into a semi-supervised run."
+    )
+    return Section("Photos to annotate next", text, rows)
 
 
 def _photo(predictor: Predictor, photos: Dataset, index: int, note: str) -> PictureRow:
