@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.arms import ARMS, NETWORKS, Arm, Result, run_arm
+from benchmarks.arms import ARMS, NETWORKS, Arm, Result, folder_of, run_arm
 from benchmarks.pairs import Pair
 from benchmarks.sheets import photo_iou, write_sheet
 from benchmarks.tables import label_free_quality, markdown, summary
@@ -46,10 +46,6 @@ def run(pair: Pair, configure: Callable[[int], TrainConfig], options: argparse.N
             results.append(run_arm(name, arm, config, pair, directory / folder_of(name, seed)))
             write_report(pair, results, configure(seed).changed(options.set), directory)
     write_sheets(pair, results, directory)
-
-
-def folder_of(arm: str, seed: int) -> str:
-    return f"{arm.replace(', ', '_').replace(' ', '_')}_seed{seed}"
 
 
 def write_report(pair: Pair, results: Sequence[Result], config: TrainConfig, directory: Path) -> None:

@@ -25,11 +25,15 @@ NETWORKS = ("student", "teacher")
 
 @dataclass(frozen=True)
 class Arm:
-    """changes: to the benchmark's configuration. longer: how many times its iterations."""
+    """changes: to the benchmark's configuration. longer: how many times its iterations.
+
+    labelled: target photos with labels; random ones, or those that the report of arm "adapted" suggests.
+    """
 
     mode: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     labelled: int = 0
+    suggested: bool = False
     longer: int = 1
 
 
@@ -40,6 +44,8 @@ ARMS = {
     "adapted strong": Arm("adapt", {"augmentation": {"preset": "hard"}}),
     "adapted, no detail": Arm("adapt", {"model": {"multi_resolution": False}}),
     "adapted, 20 labels": Arm("semi-supervised", labelled=LABELLED),
+    "adapted, 10 random labels": Arm("semi-supervised", labelled=10),
+    "adapted, 10 suggested labels": Arm("semi-supervised", labelled=10, suggested=True),
     "oracle": Arm("supervised", longer=2),
 }
 
@@ -66,7 +72,11 @@ def run_arm(name: str, arm: Arm, config: TrainConfig, pair: Pair, directory: Pat
     config = config.updated({"mode": arm.mode}).updated(arm.changes)
     config = config.updated({"optimisation": {"iterations": config.optimisation.iterations * arm.longer}})
     target = pair.target if arm.mode == "supervised" else without_labels(pair.target)
-    if arm.labelled:
+    if arm.suggested:
+        target = with_labels(
+            pair.target, suggested_photos(pair, arm.labelled, directory.parent / folder_of("adapted", config.seed))
+        )
+    elif arm.labelled:
         target = with_labels(pair.target, labelled_photos(pair, arm.labelled, config.seed))
     run = RunDirectory(directory)
     if not (directory / "teacher.npz").is_file():
@@ -80,6 +90,19 @@ def run_arm(name: str, arm: Arm, config: TrainConfig, pair: Pair, directory: Pat
 def labelled_photos(pair: Pair, count: int, seed: int) -> list[int]:
     """Which target photos have labels in the semi-supervised arm: random ones, the same for all arms of a seed."""
     return sorted(np.random.default_rng((seed, count)).choice(len(pair.target), count, replace=False).tolist())
+
+
+def suggested_photos(pair: Pair, count: int, adapted: Path) -> list[int]:
+    """Those that the report of a finished run proposes to annotate next."""
+    proposals = adapted / "annotate_next.json"
+    if not proposals.is_file():
+        raise ValueError(f"{proposals} does not exist: train arm 'adapted' of this seed first")
+    names = [entry["image"] for entry in json.loads(proposals.read_text(encoding="utf-8"))[:count]]
+    return [i for i in range(len(pair.target)) if pair.target.name(i) in names]
+
+
+def folder_of(arm: str, seed: int) -> str:
+    return f"{arm.replace(', ', '_').replace(' ', '_')}_seed{seed}"
 
 
 def read_result(name: str, seed: int, directory: Path) -> Result:

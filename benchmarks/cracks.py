@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--pair", default=CRACK_PAIRS[0], choices=CRACK_PAIRS)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--textures", default="", help="crack-free photos for the generator; without, it makes its own")
+    parser.add_argument("--without", default="", metavar="SOURCE", help="a crack source that is reported on but not adapted to")
     parser.add_argument("--directory", default=Path("runs/cracks"), type=Path)
     parser.add_argument("--synthetic", type=int, default=1500, help="synthesized images")
     parser.add_argument("--label-width", type=float, default=1.6, help="how much wider than the crack labels are drawn")
@@ -57,7 +58,7 @@ def main() -> None:
     if options.pair != "crack500-uav":
         folder = options.directory / f"synthetic_{options.synthetic}_{options.label_width:g}"
         synthetic = synthetic_cracks(folder, options.textures, options.synthetic, options.label_width)
-    pair = crack_pair(options.pair, options.data, synthetic)
+    pair = crack_pair(options.pair, options.data, synthetic, options.without)
     run(pair, partial(configuration, options.weights, options.iterations), options, options.directory / pair.name)
 
 

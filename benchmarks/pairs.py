@@ -41,12 +41,20 @@ def synthetic_cracks(folder: Path, textures: str, count: int, label_width: float
     return Dataset.from_folder(folder)
 
 
-def crack_pair(name: str, data: Path, synthetic: Dataset | None) -> Pair:
-    """`data` holds unlabelled/, val/ and manifest.csv (stem, source, group, ...). `synthetic`: where the pair begins so."""
+def crack_pair(name: str, data: Path, synthetic: Dataset | None, without: str = "") -> Pair:
+    """`data` holds unlabelled/, val/ and manifest.csv (stem, source, group, ...). `synthetic`: where the pair begins so.
+
+    without: a crack source that is not adapted to, only reported on: how far adapting carries.
+    """
     facts = _manifest(data / "manifest.csv")
     unlabelled, val = Dataset.from_folder(data / "unlabelled"), Dataset.from_folder(data / "val")
     if name == "synthetic-cracks":
         assert synthetic is not None
+        if without:
+            kept = [i for i in range(len(unlabelled)) if facts[Path(unlabelled.name(i)).stem]["source"] != without]
+            if len(kept) == len(unlabelled):
+                raise ValueError(f"--without {without}: the manifest has no such source")
+            name, unlabelled = f"{name}-without-{without}", _take(unlabelled, kept)
         return _pair(name, synthetic, unlabelled, val, facts)
     uav = join([_of_source(unlabelled, facts, "uav"), _of_source(val, facts, "uav")])
     report = in_first_half([_group(uav, i, facts) for i in range(len(uav))])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks.arms import Result
+from benchmarks.arms import Result, suggested_photos
+from benchmarks.corruptions import CORRUPTIONS, STRENGTHS
 from benchmarks.intervals import (
     argmax_iou,
     best_threshold,
@@ -130,3 +133,21 @@ def test_the_table_compares_arms_seed_by_seed() -> None:
     assert set(report["arms"]["adapted"]["by origin"]) == {"road", "wall"}
     text = markdown(report)
     assert text.count("\n| ") == 2 + 3 and "recovered gap" in text
+
+
+def test_photos_get_worse_step_by_step_and_the_same_way_twice() -> None:
+    photo = np.zeros((40, 40, 3), np.uint8)
+    photo[:, 20:] = 200
+    for name, worsen in CORRUPTIONS.items():
+        distances = [np.abs(worsen(photo, strength, 7).astype(float) - photo).mean() for strength in STRENGTHS]
+        assert distances == sorted(distances) and distances[0] > 0, name
+        np.testing.assert_array_equal(worsen(photo, 2, 7), worsen(photo, 2, 7))
+
+
+def test_suggested_photos_are_found_by_name(tmp_path: Path) -> None:
+    data = photos()
+    pair = Pair("toy", data, data, data, tuple("aabb"), ("road",) * 4)
+    (tmp_path / "annotate_next.json").write_text('[{"image": "image 3"}, {"image": "image 1"}, {"image": "image 0"}]')
+    assert suggested_photos(pair, 2, tmp_path) == [1, 3]
+    with pytest.raises(ValueError, match="train arm 'adapted' of this seed first"):
+        suggested_photos(pair, 2, tmp_path / "none")
