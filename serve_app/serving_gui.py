@@ -30,6 +30,8 @@ class ServingGUI(ServingGUITemplate):
         self.device_in_use: Callable[[], str | None] = lambda: None
         self.notices: Callable[[], tuple[str, ...]] = tuple
         super().__init__(*arguments, **options)
+        self._model_inference_settings_widget._height_lines = 40  # else five lines of it are seen
+        self._model_inference_settings_widget.update_data()
 
     def _initialize_extra_widgets(self) -> list[Widget]:
         items = [Select.Item(value, label) for value, label in PRECISIONS]
@@ -38,6 +40,7 @@ class ServingGUI(ServingGUITemplate):
             "Look for new experiments", plain=True, button_size="small", icon="zmdi zmdi-refresh", widget_id="hrda_look_again"
         )
         self.look_again.click(self._look_again)
+        self._update_export_message()
         self.notice = Text("", "warning", widget_id="hrda_notice")
         self.notice.hide()
         return [self.look_again, Field(self.precision, "Precision", "Numbers that the network computes with"), self.notice]
@@ -64,6 +67,12 @@ class ServingGUI(ServingGUITemplate):
         super().set_deployed(self.device_in_use() or device)
         if self.notices():
             self._say(" ".join(self.notices()), "warning")
+
+    def _update_export_message(self) -> None:
+        """The SDK calls it whenever another tab is chosen, first before the button is made."""
+        super()._update_export_message()
+        if hasattr(self, "look_again"):
+            (self.look_again.show if self.model_source == ModelSource.CUSTOM else self.look_again.hide)()
 
     def _look_again(self) -> None:
         found = add_new_experiments(self.experiment_selector, self.framework_name)

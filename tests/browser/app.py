@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 import requests
 
 from tests.app_process import AppProcess
@@ -54,8 +56,15 @@ class LocalApps:
         return app.__enter__()
 
     def close(self) -> None:
-        for app in self.processes:
-            app.kill(signal.SIGTERM)
+        """Ends the apps and all that they started: trainings too."""
+        ours = psutil.Process().children(recursive=True)
+        for process in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(ours, timeout=10)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=10)
 
     def watch(self) -> None:
         """Tells the platform which apps have ended."""
@@ -73,26 +82,38 @@ class LocalApps:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.browser.app", description=__doc__)
     parser.add_argument("--port", type=int, default=8090)
-    parser.add_argument("--directory", type=Path, help="where everything is kept; without it, all is forgotten at the end")
-    arguments = parser.parse_args()
+    port = parser.parse_args().port
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
     install()
     signal.signal(signal.SIGTERM, _interrupt)
-    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        directory = arguments.directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hrda-app-")))
-        platform = stack.enter_context(LocalPlatform(directory / "platform", port=arguments.port, pages=add_pages))
-        apps = LocalApps(platform)
-        stack.callback(apps.close)
-        print("Making demo projects, starting Train HRDA and Serve HRDA ...", flush=True)
-        serve = threading.Thread(target=apps.start, args=("Serve HRDA",))
-        serve.start()
-        apps.projects = add_demo_projects(platform, directory / "images")
-        apps.start("Train HRDA")
-        serve.join()
-        print(f"\nReady: http://localhost:{platform.port}   (Ctrl-C ends everything)", flush=True)
-        while True:
-            time.sleep(1)
-            apps.watch()
+    try:
+        with contextlib.ExitStack() as stack:
+            run(stack, port)
+    except KeyboardInterrupt:
+        print("\nEverything has ended.", flush=True)
+
+
+def run(stack: contextlib.ExitStack, port: int) -> None:
+    """Until Ctrl-C; then everything is forgotten."""
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hrda-app-")))
+    try:
+        platform = stack.enter_context(LocalPlatform(directory / "platform", port=port, pages=add_pages))
+    except OSError as error:
+        sys.exit(f"error: port {port} cannot be used ({error.strerror}): take another one, as in `make app PORT=8091`")
+    apps = LocalApps(platform)
+    stack.callback(apps.close)
+    print("Making demo projects, starting Train HRDA and Serve HRDA ...", flush=True)
+    serve = threading.Thread(target=apps.start, args=("Serve HRDA",))
+    serve.start()
+    apps.projects = add_demo_projects(platform, directory / "images")
+    apps.start("Train HRDA")
+    serve.join()
+    if not all(app.alive() for app in apps.processes) or len(apps.processes) < 2:
+        sys.exit("error: an app did not start; what it said is above")
+    print(f"\nReady: http://localhost:{platform.port}   (Ctrl-C ends everything)", flush=True)
+    while True:
+        time.sleep(1)
+        apps.watch()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

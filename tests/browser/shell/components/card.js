@@ -1,4 +1,4 @@
-// A titled box. While it is locked, a layer with the reason lies over its content.
+// A titled box. While it is locked, a layer lies over its content, and the reason stands beside its title.
 export const card = {
   name: 'sly-card',
   props: { title: String, subtitle: String, options: Object, disabled: [Boolean, Object], collapsed: Boolean },
@@ -29,11 +29,12 @@ export const card = {
           <p v-if="subtitle">{{ subtitle }}</p>
         </div>
         <slot name="header"></slot>
+        <span v-if="locked" class="lock-reason"><i class="zmdi zmdi-lock-outline"></i> {{ reason || 'Locked' }}</span>
         <i v-if="foldable" class="zmdi" :class="folded ? 'zmdi-chevron-down' : 'zmdi-chevron-up'"></i>
       </header>
       <div v-show="!folded" class="content-wrapper">
         <slot></slot>
-        <div v-if="locked" class="lock"><span><i class="zmdi zmdi-lock-outline"></i> {{ reason || 'Locked' }}</span></div>
+        <div v-if="locked" class="lock"></div>
       </div>
     </section>`,
 };

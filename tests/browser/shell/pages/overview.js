@@ -35,10 +35,11 @@ const overview = {
       <ol class="steps">
         <li>
           Open <b>Train HRDA</b>. The source is chosen already; add <i>Photos without labels</i> as the target and
-          <i>Labelled photos</i> as the validation. Choose the model <i>ResNet-10-T (quick)</i>, and the preset <i>quick</i> in the
-          hyperparameters; 200 iterations take about two minutes on a CPU.
+          <i>Labelled photos</i> as the validation. Choose the model <i>ResNet-10-T (quick)</i> and the preset <i>Quick</i>. Without a
+          way to the internet, write <code>model: {pretrained: false}</code> under <i>All settings</i>. A few minutes on a CPU are
+          enough for the first pictures: <i>Stop</i> keeps what was trained.
         </li>
-        <li>Open <b>Serve HRDA</b>, choose the experiment under <i>Custom models</i>, and press <i>Deploy</i>.</li>
+        <li>Open <b>Serve HRDA</b>, press <i>Look for new experiments</i> under <i>Custom models</i>, choose yours, and press <i>Serve</i>.</li>
         <li>Open a project below, choose the deployed session, and press <i>Predict</i> at a photo.</li>
       </ol>
       <div class="columns">

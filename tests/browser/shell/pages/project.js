@@ -51,7 +51,8 @@ const project = {
     says(image) {
       const prediction = this.predicted[image.id];
       if (!prediction) {
-        return `${(this.annotations[image.id] || []).length} labels`;
+        const count = (this.annotations[image.id] || []).length;
+        return count ? `${count} ${count === 1 ? 'label' : 'labels'}` : 'no labels';
       }
       const names = prediction.figures.map((figure) => figure.classTitle);
       return `predicted: ${names.length ? names.join(', ') : 'nothing'}`;

@@ -1,0 +1,62 @@
+"""`make app`: what a person without an account finds on the first page, and that Ctrl-C leaves nothing behind."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from playwright.sync_api import expect
+
+from tests.browser.clicks import TIMEOUT, chromium
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_first_page_leads_to_both_apps_and_ctrl_c_ends_them(tmp_path: Path) -> None:
+    said = tmp_path / "said.txt"
+    with said.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.browser.app", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=out, text=True
+        )
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    ready = next((line for line in lines if line.startswith("Ready: ")), "")
+    try:
+        assert ready, said.read_text()
+        with chromium() as browser:
+            page = browser.new_page()
+            page.set_default_timeout(TIMEOUT)
+            page.goto(ready.split()[1])
+            expect(page.get_by_text("Photos without labels").last).to_be_visible(timeout=TIMEOUT)
+            page.get_by_role("link", name="Serve HRDA").click()
+            expect(page.get_by_role("heading", name="Select Model")).to_be_visible(timeout=TIMEOUT)
+            page.go_back()
+            page.get_by_role("link", name="Train HRDA").click()
+            expect(page.get_by_role("heading", name="Source and target")).to_be_visible(timeout=TIMEOUT)
+            apps = psutil.Process(process.pid).children(recursive=True)
+            assert len([app for app in apps if "uvicorn" in app.cmdline()]) == 2
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0, said.read_text()
+    finally:
+        process.kill()
+    assert [app for app in apps if app.is_running() and app.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.browser.app", "--port", str(port)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 1
+    assert f"error: port {port} cannot be used (Address already in use): take another one" in done.stderr
