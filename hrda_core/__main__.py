@@ -24,6 +24,7 @@ from hrda_core.inference.folder import predict_folder
 from hrda_core.inference.predictor import Predictor
 from hrda_core.inference.tiling import BLENDINGS
 from hrda_core.presets import PRESETS, preset
+from hrda_core.training.distributed import AnotherRankFailed, rank_of_environment
 from hrda_core.training.events import Listener, broadcast
 from hrda_core.training.listeners import EventFile, ProgressBar
 from hrda_core.training.loop import train
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     cv2.setNumThreads(1)  # images are handled side by side; threads within one image would only compete
     try:
         options.run(options)
+    except AnotherRankFailed:
+        return 1  # the one that failed says why
     except (ValueError, RuntimeError, FloatingPointError, MemoryError, OSError) as error:
         print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
@@ -89,7 +92,8 @@ def _train(options: argparse.Namespace) -> None:
     source, target, validation = (
         _datasets(folders) for folders in (config.data.source, config.data.target, config.data.validation)
     )
-    listeners: list[Listener] = [ProgressBar()]
+    rank = rank_of_environment()
+    listeners: list[Listener] = [ProgressBar()] if rank == 0 else []
     if options.events:
         listeners.append(EventFile(Path(options.events), RunDirectory(directory)))
     with stop_on_signals() as stop:
@@ -106,6 +110,8 @@ def _train(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             stop=stop,
         )
+    if rank > 0:
+        return
     if not result.best.is_file():
         print("Nothing was trained yet")
         return

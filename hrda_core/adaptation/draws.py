@@ -21,13 +21,14 @@ from hrda_core.models.hrda import BOX_STEP, Box
 
 @dataclass(frozen=True)
 class StepDraws:
-    """`stream` names the forward pass: "source", "mixed" or "masked"."""
+    """`stream` names the forward pass: "source", "mixed" or "masked"; `sample` counts from this process's first one."""
 
     seed: int
     iteration: int
     config: AdaptationConfig
     detail_crop: str = "half"
     box_step: int = BOX_STEP
+    first_sample: int = 0  # position, in the whole batch, of the first sample that this process holds
 
     def detail_box(self, stream: str, height: int, width: int) -> Box:
         """Half of each side, anywhere on the grid of `box_step`; one box for the batch (HRDA, section 3.2)."""
@@ -39,10 +40,10 @@ class StepDraws:
         return Box(top, top + height // 2, left, left + width // 2)
 
     def mixed_classes(self, present: Tensor, sample: int) -> Tensor:
-        return choose_classes(present, generator(self.seed, self.iteration, "class-mix", sample))
+        return choose_classes(present, generator(self.seed, self.iteration, "class-mix", self.first_sample + sample))
 
     def pastes(self, sample: int) -> bool:
-        rng = generator(self.seed, self.iteration, "paste", sample)
+        rng = generator(self.seed, self.iteration, "paste", self.first_sample + sample)
         return bool(rng.random() < self.config.foreground_paste_share)
 
     def jitter(self, stream: str, sample: int) -> ColourJitter | None:
@@ -50,19 +51,21 @@ class StepDraws:
         rng = generator(self.seed, self.iteration, f"{stream}-jitter")
         if rng.random() >= self.config.jitter_probability:
             return None
-        return draw_jitter(generator(self.seed, self.iteration, f"{stream}-jitter", sample + 1), self.config.jitter_strength)
+        rng = generator(self.seed, self.iteration, f"{stream}-jitter", self.first_sample + sample + 1)
+        return draw_jitter(rng, self.config.jitter_strength)
 
     def blur_sigma(self, stream: str, sample: int) -> float | None:
         rng = generator(self.seed, self.iteration, f"{stream}-blur")
         if rng.random() >= self.config.blur_probability:
             return None
-        rng = generator(self.seed, self.iteration, f"{stream}-blur", sample + 1)
+        rng = generator(self.seed, self.iteration, f"{stream}-blur", self.first_sample + sample + 1)
         return float(rng.uniform(self.config.blur_sigma_min, self.config.blur_sigma_max))
 
     def mask_noise(self, samples: int, height: int, width: int) -> Tensor:
         """(N, 1, rows, columns) uniform noise, one value per block."""
         rows, columns = noise_shape(height, width, self.config.mask_block)
-        noise = [generator(self.seed, self.iteration, "mask", i).random((1, rows, columns)) for i in range(samples)]
+        positions = range(self.first_sample, self.first_sample + samples)
+        noise = [generator(self.seed, self.iteration, "mask", i).random((1, rows, columns)) for i in positions]
         return torch.from_numpy(np.stack(noise).astype(np.float32))
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrda_core.adaptation.losses import IGNORE
+from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 from hrda_core.models.daformer_head import resize
 from hrda_core.models.encoder import Encoder
 from hrda_core.models.hrda import CONTEXT_SCALE
@@ -51,19 +52,19 @@ class FeatureDistance(nn.Module):
         """Stays in eval mode."""
         return super().train(False)
 
-    def forward(self, features: Tensor, image: Tensor, label: Tensor) -> Tensor:
+    def forward(self, features: Tensor, image: Tensor, label: Tensor, batch: WholeBatch = ALONE) -> Tensor:
         """Student features (N, C, h, w) of the normalised source `image` (N, 3, H, W) with `label` (N, H, W) -> scalar.
 
-        0 where no cell qualifies.
+        The mean is over the whole batch; 0 where no cell qualifies.
         """
         small = downscale_label(label, (features.shape[2], features.shape[3]), self.min_ratio, self.num_classes)
         counts = torch.isin(small, self.classes)  # type: ignore[arg-type]
+        cells = batch.sum(counts.sum().float()).clamp(min=1)
         if not bool(counts.any()):
-            return features.sum() * 0
+            return batch.sum(features.sum() * 0) / cells
         if self.context:
             image = resize(image, (round(image.shape[2] * CONTEXT_SCALE), round(image.shape[3] * CONTEXT_SCALE)))
         with torch.no_grad():
             frozen = self.encoder(image)[-1]
         distance = (features.float() - frozen.float()).norm(dim=1)
-        mean: Tensor = distance[counts].mean()
-        return mean
+        return batch.sum(distance[counts].sum()) / cells

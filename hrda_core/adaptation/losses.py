@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 from hrda_core.models.daformer_head import resize
 from hrda_core.models.hrda import Box, HRDAOutput
 
@@ -31,6 +32,7 @@ def multi_resolution_loss(
     detail_weight: float = 0.1,
     context_weight: float = 0.0,
     dice_weight: float = 0.0,
+    batch: WholeBatch = ALONE,
 ) -> SegmentationLoss:
     """(1 - detail - context) * CE(fused) + detail * CE(detail, cropped label) + context * CE(context).
 
@@ -39,6 +41,7 @@ def multi_resolution_loss(
         weight: (N, H, W) per-pixel weights, or None for ones.
         box: the detail box of this forward; None for the single-resolution network, where only the first term exists.
         dice_weight: weight of a soft Dice term on the fused logits, beside the cross entropy; 0 in the papers.
+        batch: of which these are a part. The cross entropy of a part needs nothing of the others: parts are equally large.
     """
     zero = output.fused.new_zeros((), dtype=torch.float32)
     detail, context, rest = zero, zero, 1.0
@@ -52,7 +55,7 @@ def multi_resolution_loss(
         rest -= context_weight
     fused = rest * cross_entropy(output.fused, label, weight)
     if dice_weight > 0:
-        fused = fused + dice_weight * dice_loss(output.fused, label, weight)
+        fused = fused + dice_weight * dice_loss(output.fused, label, weight, batch)
     return SegmentationLoss(fused + detail + context, fused, detail, context)
 
 
@@ -66,16 +69,18 @@ def cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None) -> Tenso
     return (loss if weight is None else loss * weight).mean()
 
 
-def dice_loss(logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-    """Soft Dice over the foreground classes of the batch; 0 where the batch has no foreground pixel."""
+def dice_loss(logits: Tensor, label: Tensor, weight: Tensor | None, batch: WholeBatch = ALONE) -> Tensor:
+    """Soft Dice over the foreground classes of the whole batch; 0 where the batch has no foreground pixel."""
     logits = resize(logits.float(), (label.shape[1], label.shape[2]))
     valid = (label != IGNORE).float() if weight is None else (label != IGNORE).float() * weight
     probabilities = logits.softmax(dim=1)
-    losses = []
+    sums = [logits.new_zeros((0, 3))]
     for c in range(1, logits.shape[1]):
         truth = (label == c).float() * valid
-        if truth.sum() == 0:
-            continue
         predicted = probabilities[:, c] * valid
-        losses.append(1 - 2 * (predicted * truth).sum() / (predicted.sum() + truth.sum() + 1e-6))
+        sums.append(torch.stack([(predicted * truth).sum(), predicted.sum(), truth.sum()])[None])
+    losses = []
+    for common, predicted, truth in batch.sum(torch.cat(sums)):
+        if truth > 0:
+            losses.append(1 - 2 * common / (predicted + truth + 1e-6))
     return torch.stack(losses).mean() if losses else logits.sum() * 0

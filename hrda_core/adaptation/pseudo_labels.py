@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hrda_core.adaptation.losses import IGNORE
+from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 
 
 class PseudoLabels(NamedTuple):
@@ -18,10 +19,10 @@ class PseudoLabels(NamedTuple):
     confident: Tensor
 
 
-def confident_fraction(logits: Tensor, threshold: float = 0.968) -> PseudoLabels:
+def confident_fraction(logits: Tensor, threshold: float = 0.968, batch: WholeBatch = ALONE) -> PseudoLabels:
     """Argmax everywhere, all pixels weighted by the share of the WHOLE batch at or above `threshold` (DACS, 2007.08702)."""
     probability, labels = logits.float().softmax(dim=1).max(dim=1)
-    confident = (probability >= threshold).float().mean()
+    confident = batch.mean((probability >= threshold).float().mean())
     return PseudoLabels(labels, confident.expand_as(probability).clone(), confident)
 
 

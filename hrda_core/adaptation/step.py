@@ -18,6 +18,7 @@ from hrda_core.adaptation.losses import SegmentationLoss, multi_resolution_loss
 from hrda_core.adaptation.masking import hide_blocks
 from hrda_core.adaptation.pseudo_labels import PseudoLabels, confident_fraction, uncertain_band, without_margins
 from hrda_core.adaptation.teacher import Teacher
+from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 from hrda_core.config import TrainConfig
 from hrda_core.data.photometric import ColourJitter, gaussian_blur, jitter
 from hrda_core.models.hrda import HRDA, Box, HRDAOutput
@@ -58,6 +59,7 @@ class Learner:
     feature_distance: FeatureDistance | None = None
     autocast: torch.dtype | None = None  # bfloat16 for mixed precision; softmax, losses and EMA stay in float32
     student_forward: nn.Module | None = None
+    batch: WholeBatch = ALONE  # of which the step sees this process's part
 
 
 def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBatch | None, draws: Draws) -> dict[str, Tensor]:
@@ -77,7 +79,7 @@ def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBa
         log["loss/source_context"] = loss.context
     if learner.feature_distance is not None and adapting:
         with _autocast(learner, source.image):
-            distance = learner.feature_distance(output.features, source.image, source.label)
+            distance = learner.feature_distance(output.features, source.image, source.label, learner.batch)
         log["loss/feature_distance"] = adaptation.feature_distance_weight * distance
         total = total + log["loss/feature_distance"]
     total.backward()
@@ -85,7 +87,7 @@ def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBa
     if target is not None and adapting:
         pseudo = _pseudo_label(learner, target)
         log["pseudo/confident"] = pseudo.confident
-        log["pseudo/foreground"] = _foreground_share(pseudo)
+        log["pseudo/foreground"] = _foreground_share(pseudo, learner.batch)
 
         mixed = _mix(learner, source, target, pseudo, draws)
         augmented = _strong_augmentation(learner, mixed.image, "mixed", draws)
@@ -114,7 +116,8 @@ def _supervise(
     with _autocast(learner, image):
         output: HRDAOutput = (learner.student_forward or learner.student)(image, box)
     dice = config.optimisation.dice_weight if labelled else 0.0
-    loss = multi_resolution_loss(output, label, weight, box, model.detail_loss_weight, model.context_loss_weight, dice)
+    losses = (model.detail_loss_weight, model.context_loss_weight, dice)
+    loss = multi_resolution_loss(output, label, weight, box, *losses, learner.batch)
     return output, loss
 
 
@@ -125,7 +128,7 @@ def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
     if rule.pseudo_labels == "band":
         pseudo = uncertain_band(logits, rule.band_foreground, rule.band_background)
     else:
-        pseudo = confident_fraction(logits, rule.pseudo_threshold)
+        pseudo = confident_fraction(logits, rule.pseudo_threshold, learner.batch)
     return without_margins(pseudo, target.valid, rule.pseudo_ignore_top, rule.pseudo_ignore_bottom)
 
 
@@ -143,7 +146,7 @@ def _mix(learner: Learner, source: SourceBatch, target: TargetBatch, pseudo: Pse
             for i, label in enumerate(source.label)
         ]
     else:
-        present = source.label.unique()  # of the whole batch, 255 included
+        present = learner.batch.present(source.label)
         masks = [class_mask(label, draws.mixed_classes(present, i)) for i, label in enumerate(source.label)]
     return mix(torch.stack(masks), ours, theirs)
 
@@ -162,11 +165,13 @@ def _strong_augmentation(learner: Learner, image: Tensor, stream: str, draws: Dr
     return torch.cat(samples)
 
 
-def _foreground_share(pseudo: PseudoLabels) -> Tensor:
+def _foreground_share(pseudo: PseudoLabels, batch: WholeBatch) -> Tensor:
     """Share of the trusted pixels that is not background: collapse and drift show here first."""
     trusted = pseudo.weight > 0
     foreground = trusted & (pseudo.labels > 0) & (pseudo.labels != 255)
-    return foreground.float().sum() / trusted.float().sum().clamp(min=1)
+    found, all_of_them = batch.sum(torch.stack([foreground.float().sum(), trusted.float().sum()]))
+    share: Tensor = found / all_of_them.clamp(min=1)
+    return share
 
 
 def _autocast(learner: Learner, image: Tensor) -> torch.autocast:

@@ -9,7 +9,8 @@ foreground stands beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,27 +51,34 @@ def label_free_scores(
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelFreeScores:
     """Scores of `network` on the photos at `indices`; `other` is the student where that is the teacher, and vice versa."""
+    return label_free_sums(network, other, photos, indices, has_background, progress).scores()
+
+
+def label_free_sums(
+    network: Probabilities,
+    other: Probabilities,
+    photos: Dataset,
+    indices: Sequence[int],
+    has_background: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> LabelFreeSums:
+    """What `label_free_scores` are made of, for processes that share the photos out."""
     first = 1 if has_background else 0
-    agreements = {name: _Agreement() for name in ("scale", "flip", "teacher")}
-    pixels, uncertain, entropy = 0, 0.0, 0.0
-    counts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+    sums = LabelFreeSums()
     for done, index in enumerate(indices, start=1):
         photo = _middle(photos.image(index))
         here = network(photo)
         classes = len(here)
-        agreements["scale"].add(here[first:], _at_scale(network, photo, SCALE)[first:])
-        agreements["flip"].add(here[first:], network(np.ascontiguousarray(photo[:, ::-1]))[first:, :, ::-1])
-        agreements["teacher"].add(here[first:], other(photo)[first:])
-        pixels += here[0].size
-        uncertain += float((here.max(axis=0) < SURE).sum())
-        entropy += float(-(here * np.log(np.maximum(here, 1e-12))).sum()) / np.log(max(classes, 2))
-        found = np.bincount(here.argmax(axis=0).ravel(), minlength=classes)
-        counts = found if counts.size == 0 else counts + found
+        sums.scale.add(here[first:], _at_scale(network, photo, SCALE)[first:])
+        sums.flip.add(here[first:], network(np.ascontiguousarray(photo[:, ::-1]))[first:, :, ::-1])
+        sums.teacher.add(here[first:], other(photo)[first:])
+        sums.pixels += here[0].size
+        sums.uncertain += float((here.max(axis=0) < SURE).sum())
+        sums.entropy += float(-(here * np.log(np.maximum(here, 1e-12))).sum()) / np.log(max(classes, 2))
+        sums.counts = _added(sums.counts, np.bincount(here.argmax(axis=0).ravel(), minlength=classes))
         if progress is not None:
             progress(done, len(indices))
-    fractions = tuple(float(count) / pixels for count in counts)
-    scale, flip, teacher = (agreement.value() for agreement in agreements.values())
-    return LabelFreeScores(scale, flip, teacher, uncertain / pixels, entropy / pixels, fractions)
+    return sums
 
 
 class _Agreement:
@@ -81,13 +89,49 @@ class _Agreement:
         self.either: NDArray[np.float64] = np.zeros(0)
 
     def add(self, one: Map, two: Map) -> None:
-        common = np.minimum(one, two).sum(axis=(1, 2), dtype=np.float64)
-        either = np.maximum(one, two).sum(axis=(1, 2), dtype=np.float64)
-        self.common = common if self.common.size == 0 else self.common + common
-        self.either = either if self.either.size == 0 else self.either + either
+        self.common = _added(self.common, np.minimum(one, two).sum(axis=(1, 2), dtype=np.float64))
+        self.either = _added(self.either, np.maximum(one, two).sum(axis=(1, 2), dtype=np.float64))
+
+    def merge(self, other: _Agreement) -> None:
+        self.common, self.either = _added(self.common, other.common), _added(self.either, other.either)
 
     def value(self) -> float:
         return float((self.common / np.maximum(self.either, 1e-12)).mean())
+
+
+@dataclass
+class LabelFreeSums:
+    """Over the photos seen so far; `counts` (C,) are predicted pixels of each class."""
+
+    scale: _Agreement = field(default_factory=_Agreement)
+    flip: _Agreement = field(default_factory=_Agreement)
+    teacher: _Agreement = field(default_factory=_Agreement)
+    pixels: int = 0
+    uncertain: float = 0.0
+    entropy: float = 0.0
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def merge(self, other: LabelFreeSums) -> None:
+        """Add what was summed over other photos."""
+        for mine, theirs in ((self.scale, other.scale), (self.flip, other.flip), (self.teacher, other.teacher)):
+            mine.merge(theirs)
+        self.pixels += other.pixels
+        self.uncertain += other.uncertain
+        self.entropy += other.entropy
+        self.counts = _added(self.counts, other.counts)
+
+    def scores(self) -> LabelFreeScores:
+        pixels = self.pixels
+        fractions = tuple(float(count) / pixels for count in self.counts)
+        agreements = self.scale.value(), self.flip.value(), self.teacher.value()
+        return LabelFreeScores(*agreements, self.uncertain / pixels, self.entropy / pixels, fractions)
+
+
+def _added(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
+    """The sum, where an array without entries is nothing yet."""
+    if one.size == 0 or two.size == 0:
+        return two if one.size == 0 else one
+    return np.asarray(one + two)
 
 
 def _middle(photo: Image) -> Image:

@@ -50,6 +50,16 @@ class ThresholdSweep:
             self._positive[row] += positive
             self._negative[row] += counts[: self.classes].sum(axis=0) - positive
 
+    def merge(self, other: ThresholdSweep) -> None:
+        """Add what another sweep over the same classes has counted (another process, another part of the data)."""
+        if (self.classes, self._first) != (other.classes, other._first):
+            raise ValueError(
+                f"other: {other.classes} classes, {other._first} of them background; here {self.classes}, {self._first}"
+            )
+        self._positive += other._positive
+        self._negative += other._negative
+        self._unlabelled += other._unlabelled
+
     def best(self) -> list[float]:
         """Threshold of highest IoU per class; the middle one where several tie, 0.5 for a class never labelled."""
         thresholds = []

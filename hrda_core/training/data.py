@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hrda_core.config import TrainConfig
 from hrda_core.data.checks import check_data
 from hrda_core.data.samples import ClassInfo, Dataset, class_pixels
+from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.events import Listener, Notice, Preparation
 from hrda_core.training.loading import Labelled, TrainingData
 from hrda_core.training.roles import roles, same_classes
@@ -45,26 +49,35 @@ def prepare(
     validation: Dataset | None,
     tell: Listener,
     stop: StopRequest,
+    ranks: Ranks = ALONE,
 ) -> RunData:
-    """Raises ValueError, before anything is written, where data and mode do not suit each other."""
+    """The first rank checks and counts for all.
+
+    Raises ValueError, before anything is written, where data and mode do not suit each other.
+    """
     labelled, photos, labelled_target = roles(config.mode, source, target)
     validation = same_classes(validation, labelled)
     if labelled.has_background and len(labelled.classes) == 1:
         raise ValueError(f"classes: {labelled.classes[0].name!r} alone leaves nothing to find; give classes.json one more")
     if validation is not None and len(validation.labelled()) == 0:
         raise ValueError(NO_LABELS)
-    if config.data.check:
-        tell_progress = partial(_tell_progress, tell)
-        report = check_data(source, target, validation, config, progress=tell_progress, stop=stop)
-        for warning in report.warnings:
-            tell(Notice(0, text=warning))
-        report.raise_if_bad()
-    count = partial(class_pixels, cache=config.data.cache, stop=stop)
+
+    def checked_and_counted() -> list[NDArray[np.int64]]:
+        if config.data.check:
+            tell_progress = partial(_tell_progress, tell)
+            report = check_data(source, target, validation, config, progress=tell_progress, stop=stop)
+            for warning in report.warnings:
+                tell(Notice(0, text=warning))
+            report.raise_if_bad()
+        sets = [labelled] if labelled_target is None else [labelled, labelled_target]
+        return [class_pixels(dataset, cache=config.data.cache, stop=stop) for dataset in sets]
+
+    pixels, *pixels_of_target = ranks.from_first(checked_and_counted)
     adapting = config.mode in ("adapt", "semi-supervised")
     training = TrainingData(
-        Labelled(labelled, count(labelled)),
+        Labelled(labelled, pixels),
         photos if adapting else None,
-        None if labelled_target is None else Labelled(labelled_target, count(labelled_target)),
+        None if labelled_target is None else Labelled(labelled_target, pixels_of_target[0]),
     )
     data = RunData(config, training, photos, validation)
     foreground_share = sum(data.class_fractions()[1:])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,20 +14,24 @@ from numpy.typing import NDArray
 
 from hrda_core.adaptation.step import Learner
 from hrda_core.data.samples import Dataset, Image
-from hrda_core.evaluation.label_free import LabelFreeScores, label_free_scores
+from hrda_core.evaluation.label_free import LabelFreeScores, label_free_sums
 from hrda_core.evaluation.selection import selection_score
 from hrda_core.evaluation.thresholds import apply_thresholds
 from hrda_core.inference.predictor import Preprocessing, image_probabilities
 from hrda_core.models.hrda import HRDA
+from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.stopping import Stopped, StopRequest
 from hrda_core.training.validation import Evaluation, evaluate, scalars
 
 NETWORKS = ("student", "teacher")
+Picture = TypeVar("Picture")
 
 
 @dataclass
 class Evaluator:
     """Evaluates student and teacher; `Stopped` is raised between two images when a stop is requested.
+
+    Several ranks share the images out, and all have all figures; they raise `Stopped` together.
 
     photos: of the target, unlabelled. source_fractions: share of each class in the labelled set.
     """
@@ -39,6 +45,7 @@ class Evaluator:
     class_names: tuple[str, ...]
     source_fractions: tuple[float, ...]
     stop: StopRequest
+    ranks: Ranks = ALONE
 
     def validate(self) -> tuple[dict[str, Evaluation], dict[str, float]]:
         """Evaluations by network and the scalars to log; both empty without a validation set."""
@@ -48,7 +55,9 @@ class Evaluator:
         evaluations = {}
         for network in NETWORKS:
             with self._predicting(network) as probabilities:
-                evaluations[network] = evaluate(probabilities, self.validation, tolerance=tolerance, progress=self._watch)
+                evaluations[network] = evaluate(
+                    probabilities, self.validation, tolerance=tolerance, progress=self._watch, ranks=self.ranks
+                )
         values: dict[str, float] = {}
         for network, result in evaluations.items():
             values |= scalars(network, result, self.validation)
@@ -63,12 +72,19 @@ class Evaluator:
         values: dict[str, float] = {}
         with self._predicting("student") as student, self._predicting("teacher") as teacher:
             for name, one, other in (("student", student, teacher), ("teacher", teacher, student)):
-                scores = label_free_scores(one, other, self.photos, indices, self.has_background, self._watch)
-                values |= self._label_free_scalars(name, scores)
+                own = indices[self.ranks.rank :: self.ranks.size]
+                work = partial(label_free_sums, one, other, self.photos, own, self.has_background, self._watch)
+                sums, *others = self.ranks.together(work)
+                for part in others:
+                    sums.merge(part)
+                values |= self._label_free_scalars(name, sums.scores())
         return values
 
     def preview(self) -> list[tuple[str, Image, NDArray[np.uint8], NDArray[np.float32]]]:
         """(name, photo, labels, confidence) of fixed photos spread over the target, or over the validation set."""
+        return self._by_first(self._preview)
+
+    def _preview(self) -> list[tuple[str, Image, NDArray[np.uint8], NDArray[np.float32]]]:
         photos = self.photos if self.photos is not None else self.validation
         count = self.learner.config.schedule.previews
         if photos is None or count == 0:
@@ -84,6 +100,9 @@ class Evaluator:
 
     def compare(self) -> list[tuple[str, Image, NDArray[np.uint8], NDArray[np.uint8]]]:
         """(name, photo, truth, labels) of fixed labelled images spread over the validation set; empty without one."""
+        return self._by_first(self._compare)
+
+    def _compare(self) -> list[tuple[str, Image, NDArray[np.uint8], NDArray[np.uint8]]]:
         count = self.learner.config.schedule.previews
         if self.validation is None or count == 0:
             return []
@@ -116,6 +135,17 @@ class Evaluator:
         if self.has_background and source > 0:
             values[f"{prefix}/foreground_against_source"] = sum(scores.fractions[first:]) / source
         return values
+
+    def _by_first(self, make: Callable[[], list[Picture]]) -> list[Picture]:
+        """Pictures, which the first rank makes; on the others, which wait and stop with it, there are none."""
+        pictures: list[Picture] = []
+
+        def work() -> None:
+            if self.ranks.first:
+                pictures.extend(make())
+
+        self.ranks.together(work)
+        return pictures
 
     def _watch(self, done: int, total: int) -> None:
         if self.stop():

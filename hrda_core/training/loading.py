@@ -20,6 +20,7 @@ from hrda_core.data.crops import SourceStream, TargetStream
 from hrda_core.data.samples import Dataset
 from hrda_core.data.sampling import SourceSampler
 from hrda_core.inference.predictor import Preprocessing
+from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.stopping import leave_signals_to_the_trainer
 
 
@@ -44,16 +45,25 @@ class TrainingData:
 
 
 def batches(
-    data: TrainingData, config: TrainConfig, preprocessing: Preprocessing, device: torch.device, start: int
+    data: TrainingData,
+    config: TrainConfig,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    start: int,
+    ranks: Ranks = ALONE,
 ) -> Iterator[tuple[SourceBatch, TargetBatch | None]]:
-    """The batches of iterations `start` to the last one: samples know their iteration, so a resumed run just skips."""
+    """The batches of iterations `start` to the last one: samples know their iteration, so a resumed run just skips.
+
+    Of each batch, this rank's share.
+    """
     batch, workers, iterations = config.optimisation.batch_size, config.data.workers, config.optimisation.iterations
+    share = ranks.share(batch)
+    order = [iteration * batch + sample for iteration in range(start, iterations) for sample in share]
 
     def load(stream: Any) -> DataLoader[Any]:
-        order = range(start * batch, len(stream))
         init = leave_signals_to_the_trainer
         return DataLoader(
-            stream, batch, sampler=order, num_workers=workers, pin_memory=device.type == "cuda", worker_init_fn=init
+            stream, len(share), sampler=order, num_workers=workers, pin_memory=device.type == "cuda", worker_init_fn=init
         )
 
     with _single_threaded_opencv():

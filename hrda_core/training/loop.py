@@ -10,6 +10,7 @@ from hrda_core.config import TrainConfig
 from hrda_core.data.samples import Dataset
 from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
 from hrda_core.training.data import RunData, prepare
+from hrda_core.training.distributed import AnotherRankFailed, Ranks, joined
 from hrda_core.training.events import BASELINE, Event, Failed, Finished, Listener, Notice, Stage, broadcast
 from hrda_core.training.run import End, Run
 from hrda_core.training.run_directory import RunDirectory
@@ -46,6 +47,9 @@ def train(
 ) -> TrainResult:
     """Trains and writes everything into `directory`.
 
+    In a process that torchrun started, all the processes train together (training/distributed.py), each with the same
+    arguments. The first one, rank 0, writes and tells; `directory` and data must be there on every machine.
+
     Args:
         source: labelled images; not needed in supervised mode.
         target: the photos to adapt to. Their masks are used in supervised and semi-supervised mode only; in source-only
@@ -63,47 +67,64 @@ def train(
         FloatingPointError: a loss or a weight became NaN or infinite; the last checkpoint is from before.
         MemoryError: out of memory; the message has a setting that fits.
         OSError: the disk is full, or a file cannot be read any more.
+        AnotherRankFailed: another process, which tells why. Where that is dead, this one just ends.
     """
-    here, position = RunDirectory(directory), _Position()
-    tell = broadcast(position, *([listener] if listener is not None else []))
-    try:
-        tell(Stage(0, name="checking data"))
-        data = prepare(config, source, target, validation, tell, stop)
-        with here, telling_a_full_disk(here.path):
-            here.prepare(data.config, resume, overwrite)
-            end, result = _train(data, here, tell, stop)
-    except Stopped:  # while the data were checked
-        end, result = End(0, None, "stop requested"), TrainResult(here.path, here.best, here.last, None, "stop requested")
-    except Exception as error:
-        with contextlib.suppress(OSError):  # on a full disk a listener may fail as well, which must not hide the reason
-            tell(Failed(position.iteration, in_words(error)))
-        raise
-    tell(Finished(end.iteration, end.score, end.stopped))
+    position, heard = _Position(), [listener] if listener is not None else []
+
+    def tell_failure(reason: str) -> None:
+        for tell in heard:  # whatever the rank: it is the one that knows
+            with contextlib.suppress(OSError):  # on a full disk a listener may fail as well, which must not hide the reason
+                tell(Failed(position.iteration, reason))
+
+    with joined(config, tell_failure) as ranks:
+        tell = broadcast(position, *(heard if ranks.first else []))
+        here = RunDirectory(directory)
+        try:
+            ranks.check_batch(config.optimisation.batch_size)
+            tell(Stage(0, name="checking data"))
+            data = prepare(config, source, target, validation, tell, stop, ranks)
+            with contextlib.ExitStack() as lock, telling_a_full_disk(here.path):
+                ranks.from_first(lambda: _open(here, lock, data.config, resume, overwrite))
+                end, result = _train(data, here, tell, stop, ranks)
+        except Stopped:  # while the data were checked
+            end, result = End(0, None, "stop requested"), TrainResult(here.path, here.best, here.last, None, "stop requested")
+        except Exception as error:
+            if not ranks.is_the_reason(error):
+                raise AnotherRankFailed(f"rank {ranks.rank} ends, since another one failed") from error
+            tell_failure(in_words(error))
+            raise
+        tell(Finished(end.iteration, end.score, end.stopped))
     return result
 
 
-def _train(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest) -> tuple[End, TrainResult]:
+def _open(here: RunDirectory, lock: contextlib.ExitStack, config: TrainConfig, resume: bool, overwrite: bool) -> None:
+    """The directory is this training's until `lock` is closed."""
+    lock.enter_context(here)
+    here.prepare(config, resume, overwrite)
+
+
+def _train(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, ranks: Ranks) -> tuple[End, TrainResult]:
     config, baseline = data.config, RunDirectory(here.baseline)
     if not (config.baseline and config.mode in ("adapt", "semi-supervised")):
-        end = _run(data, here, tell, stop)
+        end = _run(data, here, tell, stop, ranks)
         return end, TrainResult(here.path, here.best, here.last, end.score, end.stopped)
-    before = _run_baseline(data, baseline, tell, stop)
+    before = _run_baseline(data, baseline, tell, stop, ranks)
     if before.stopped:  # adapting has not begun, so the baseline is all there is to use
         return before, TrainResult(here.path, baseline.best, baseline.last, before.score, before.stopped, baseline.path)
     # a semi-supervised run learns from labelled photos from its first iteration on, so it shares nothing with the baseline
-    end = _run(data, here, tell, stop, branch=baseline.warmup if config.mode == "adapt" else None)
+    end = _run(data, here, tell, stop, ranks, branch=baseline.warmup if config.mode == "adapt" else None)
     if config.fallback and not end.stopped and _is_better(before, end):
-        end = _keep_the_baseline(before, end, baseline, here, tell)
+        end = _keep_the_baseline(before, end, baseline, here, tell, ranks)
     return end, TrainResult(here.path, here.best, here.last, end.score, end.stopped, baseline.path)
 
 
-def _run(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, branch: Path | None = None) -> End:
+def _run(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, ranks: Ranks, branch: Path | None = None) -> End:
     """`branch`: the checkpoint to start from, unless the run goes on from its own."""
     tell(Stage(0, name=data.config.mode))
-    run = Run(data, here, tell, stop)
-    if here.last.is_file():
+    run = Run(data, here, tell, stop, ranks=ranks)
+    if _is_there(here.last, ranks):
         run.restore(here.last)
-    elif branch is not None and branch.is_file():
+    elif branch is not None and _is_there(branch, ranks):
         run.restore(branch)
         run.forget_evaluations()
     return run.loop()
@@ -114,10 +135,11 @@ def _is_better(before: End, end: End) -> bool:
     return before.chosen_by is not None and end.chosen_by is not None and before.chosen_by > end.chosen_by
 
 
-def _keep_the_baseline(before: End, end: End, baseline: RunDirectory, here: RunDirectory, tell: Listener) -> End:
-    content = load_checkpoint(baseline.best)
-    content["provenance"]["source_only"] = True
-    save_checkpoint(here.best, content)
+def _keep_the_baseline(before: End, end: End, baseline: RunDirectory, here: RunDirectory, tell: Listener, ranks: Ranks) -> End:
+    if ranks.first:
+        content = load_checkpoint(baseline.best)
+        content["provenance"]["source_only"] = True
+        save_checkpoint(here.best, content)
     measure = "on the validation set" if end.score is not None else "by the score that needs no labels"
     text = (
         f"adaptation seems to hurt: {measure} the source-only network has {before.chosen_by:.3f}, the adapted one "
@@ -127,17 +149,22 @@ def _keep_the_baseline(before: End, end: End, baseline: RunDirectory, here: RunD
     return end._replace(score=before.score, chosen_by=before.chosen_by)
 
 
-def _run_baseline(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest) -> End:
+def _run_baseline(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, ranks: Ranks) -> End:
     """Source-only, as long as the run itself, in a directory of its own; keeps its state at the end of the warm-up."""
     config = replace(data.config, mode="source-only", baseline=False)
     alone = replace(data, config=config, training=replace(data.training, target=None, labelled_target=None))
     tell(Stage(0, name=BASELINE))
-    with here:
-        here.prepare(config, resume=True, overwrite=False)
-        run = Run(alone, here, tell, stop, keep_state_at=config.adaptation.source_warmup)
-        if here.last.is_file():
+    with contextlib.ExitStack() as lock:
+        ranks.from_first(lambda: _open(here, lock, config, resume=True, overwrite=False))
+        run = Run(alone, here, tell, stop, keep_state_at=config.adaptation.source_warmup, ranks=ranks)
+        if _is_there(here.last, ranks):
             run.restore(here.last)
         return run.loop()
+
+
+def _is_there(checkpoint: Path, ranks: Ranks) -> bool:
+    fix = f"{checkpoint} is not there on every machine: put the run directory on a disk that all machines share"
+    return ranks.agreed(checkpoint.is_file(), fix)
 
 
 class _Position:

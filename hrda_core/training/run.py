@@ -12,10 +12,11 @@ from torch import Tensor
 from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.step import Learner, SourceBatch, TargetBatch, step
 from hrda_core.adaptation.teacher import Teacher
-from hrda_core.inference.predictor import choose_device, choose_precision
+from hrda_core.inference.predictor import choose_precision
 from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
 from hrda_core.training import networks
 from hrda_core.training.data import RunData
+from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.evaluator import Evaluator
 from hrda_core.training.events import CheckpointSaved, Comparison, Listener, Metrics, Notice, Preview, Progress, broadcast
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
@@ -23,6 +24,7 @@ from hrda_core.training.loading import batches
 from hrda_core.training.optimisation import build_optimizer, set_learning_rate
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.safety import check_losses, check_weights, is_out_of_memory, out_of_memory_message
+from hrda_core.training.shared_layers import share_layers
 from hrda_core.training.snapshot import describe
 from hrda_core.training.stopping import EarlyStop, Stopped, StopRequest, TimeBudget
 from hrda_core.training.validation import Evaluation
@@ -41,18 +43,24 @@ class End(NamedTuple):
 
 
 class Run:
-    """Networks, optimiser and the counters of one training.
+    """Networks, optimiser and the counters of one training: the same on every rank, of which the first writes and tells.
 
     Args:
         keep_state_at: the iteration whose state is kept as checkpoints/warmup.pth, for another run to branch off.
     """
 
     def __init__(
-        self, data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, keep_state_at: int | None = None
+        self,
+        data: RunData,
+        here: RunDirectory,
+        tell: Listener,
+        stop: StopRequest,
+        keep_state_at: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.data, self.here, self.config = data, here, data.config
-        self.stop, self.keep_state_at = stop, keep_state_at
-        self.device = choose_device(self.config.device)
+        self.stop, self.keep_state_at, self.ranks = stop, keep_state_at, ranks
+        self.device = ranks.device(self.config.device)
         self.learner = self._learner(tell)
         self.optimizer = build_optimizer(self.learner.student, self.config.optimisation)
         self.preprocessing = networks.preprocessing_of(self.config, self.learner.student)
@@ -66,6 +74,7 @@ class Run:
             tuple(c.name for c in data.classes),
             data.class_fractions(),
             stop,
+            ranks,
         )
         self.tell = tell
         self.iteration = 0
@@ -83,6 +92,8 @@ class Run:
         student = networks.build_student(config, names, lambda text: tell(Notice(0, text=text)))
         distance = networks.build_feature_distance(config, student, self.data.classes, self.data.has_background)
         student = student.to(self.device).train()
+        if self.ranks.size > 1:
+            share_layers(student)
         # without a target no batch passes the teacher, whose norms then must follow the student's
         norm = config.adaptation.teacher_norm if self.data.training.target is not None else "running"
         return Learner(
@@ -91,6 +102,7 @@ class Run:
             config=config,
             feature_distance=None if distance is None else distance.to(self.device),
             autocast=choose_precision(config.precision, self.device),
+            batch=self.ranks.batch,
         )
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -99,8 +111,9 @@ class Run:
         """Runs to the last iteration or to a reason to stop; either way last.pth holds the end."""
         classes, background = self.data.classes, self.data.has_background
         tensorboard = TensorBoard(self.here.tensorboard, classes, background, self.iteration)
-        listeners = (JsonLines(self.here.metrics), tensorboard, PreviewFiles(self.here.previews, classes, background), self.tell)
-        self.tell = broadcast(*listeners)
+        files = (JsonLines(self.here.metrics), tensorboard, PreviewFiles(self.here.previews, classes, background))
+        self.tell = broadcast(*(files if self.ranks.first else ()), self.tell)
+        self._check_ranks()
         try:
             stopped = self._iterate_all()
         except Stopped:
@@ -111,6 +124,7 @@ class Run:
             self._save_last()
             if not self.here.best.is_file():  # before the first evaluation: something to use nevertheless
                 self._save(self.here.best, {}, best=True)
+        self.ranks.wait()  # what was saved can be read by all
         self._warn_of_harm()
         return End(self.iteration, None if self.data.validation is None else self.best_score, stopped, self.best_score)
 
@@ -132,7 +146,8 @@ class Run:
         if self.iteration == self.keep_state_at == 0 and not self.here.warmup.is_file():
             self._save(self.here.warmup, {}, best=False, resume=True)
         self._evaluate_if_due()  # an evaluation that a stop cut off
-        for source, target in batches(self.data.training, config, self.preprocessing, self.device, self.iteration):
+        data = (self.data.training, config, self.preprocessing, self.device, self.iteration, self.ranks)
+        for source, target in batches(*data):
             stopped = self._reason_to_stop()
             if stopped:
                 return stopped
@@ -146,6 +161,7 @@ class Run:
                 self._check()  # what is not finite must reach no file
             if saving:
                 check_weights(self.learner.student, done, config)
+                self._check_ranks()
             if done == self.keep_state_at:
                 self._save(self.here.warmup, {}, best=False, resume=True)
             self._evaluate_if_due()
@@ -162,17 +178,19 @@ class Run:
                 raise
         # outside of the handler, whose traceback would keep the tensors of the failed iteration alive
         self.optimizer.state.clear()
-        raise MemoryError(out_of_memory_message(self.learner, self.device, self.iteration))
+        raise MemoryError(out_of_memory_message(self.learner, self.device, self.iteration, self.ranks.size))
 
     def _iterate(self, source: SourceBatch, target: TargetBatch | None) -> float:
         """One iteration; returns the learning rate of the encoder."""
         config, iteration = self.config, self.iteration
         # seeds dropout and stochastic depth, so that a resumed run repeats them
         torch.manual_seed(config.seed * 1_000_003 + iteration)
-        draws = StepDraws(config.seed, iteration, config.adaptation, config.model.detail_crop)
+        first_sample = self.ranks.share(config.optimisation.batch_size).start
+        draws = StepDraws(config.seed, iteration, config.adaptation, config.model.detail_crop, first_sample=first_sample)
         rate = set_learning_rate(self.optimizer, iteration, config.optimisation)
         self.optimizer.zero_grad(set_to_none=True)
-        log = step(self.learner, iteration, source, target, draws)
+        log = self.ranks.average(step(self.learner, iteration, source, target, draws))
+        self.ranks.average_gradients(self.learner.student.parameters())
         if config.optimisation.clip_gradient_norm:
             torch.nn.utils.clip_grad_norm_(self.learner.student.parameters(), config.optimisation.clip_gradient_norm)
         self.optimizer.step()
@@ -183,13 +201,17 @@ class Run:
         return rate
 
     def _reason_to_stop(self) -> str:
-        if self.stop():
+        stop, spent = self.ranks.any([self.stop(), self.budget.is_spent()])
+        if stop:
             return "stop requested"
-        if self.budget.is_spent():
+        if spent:
             return f"time budget of {self.budget.minutes:g} minutes is spent"
         if self.early_stop.is_due():
             return f"no better score in {self.early_stop.patience} evaluations"
         return ""
+
+    def _check_ranks(self) -> None:
+        self.ranks.check_same({"student": self.learner.student, "teacher": self.learner.teacher.model}, self.iteration)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
@@ -250,12 +272,14 @@ class Run:
     def _save_last(self) -> None:
         self._save(self.here.last, {}, best=False, resume=True)
         keep = self.config.schedule.keep_checkpoints
-        if keep:
+        if keep and self.ranks.first:
             self._save(self.here.checkpoints / f"iteration_{self.iteration:06d}.pth", {}, best=False)
             for old in sorted(self.here.checkpoints.glob("iteration_*.pth"))[:-keep]:
                 old.unlink()
 
     def _save(self, path: Path, evaluations: dict[str, Evaluation], best: bool, resume: bool = False) -> None:
+        if not self.ranks.first:
+            return
         target, validation = self.data.photos, self.data.validation
         provenance = {
             "iteration": self.iteration,
@@ -303,7 +327,8 @@ class Run:
         self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self.early_stop.without_gain = int(state["without_gain"])
         self.budget.used_before = float(state["seconds"])
-        self.here.truncate_metrics(self.iteration)
+        if self.ranks.first:
+            self.here.truncate_metrics(self.iteration)
 
     def forget_evaluations(self) -> None:
         """For a run that branched off another: scores, log and time begin here."""

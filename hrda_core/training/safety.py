@@ -41,14 +41,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def out_of_memory_message(learner: Learner, device: torch.device, iteration: int) -> str:
-    """Names batch and crop, and a smaller setting that was tried here and fits. The learner is used up by the trials."""
+def out_of_memory_message(learner: Learner, device: torch.device, iteration: int, ranks: int = 1) -> str:
+    """Names batch and crop, and a smaller setting that was tried here and fits. The learner is used up by the trials.
+
+    With several ranks nothing is tried, since the others would have to take part.
+    """
     config = learner.config
     data, batch = config.data, config.optimisation.batch_size
     text = (
         f"out of memory on {device} at iteration {iteration} with optimisation.batch_size={batch} and crops of "
         f"data.crop_height={data.crop_height} x data.crop_width={data.crop_width}: "
     )
+    if ranks > 1:
+        return f"{text}a batch is shared by {ranks} processes; {_less_for_ranks(batch, ranks)}"
     for size, height, width in _smaller(config, learner.student.size_multiple, learner.student.min_size):
         if _fits(learner, device, size, height, width):
             crop = f", data.crop_height={height}, data.crop_width={width}"
@@ -84,6 +89,12 @@ def _advice(config: TrainConfig) -> str:
         f"optimisation.clip_gradient_norm (now {config.optimisation.clip_gradient_norm}); "
         f"the last checkpoint is from before"
     )
+
+
+def _less_for_ranks(batch: int, ranks: int) -> str:
+    if batch > ranks:
+        return f"use optimisation.batch_size={batch // ranks // 2 * ranks}, or smaller crops"
+    return "use smaller crops or a smaller model.encoder"
 
 
 def _smaller(config: TrainConfig, multiple: int, smallest: int) -> Iterable[tuple[int, int, int]]:

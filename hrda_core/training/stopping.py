@@ -63,7 +63,11 @@ def stop_with_stdin() -> None:
 
 
 def leave_signals_to_the_trainer(_: int) -> None:
-    """For loading processes: Ctrl-C reaches the whole group, but only the training process decides when to end."""
+    """For loading processes: Ctrl-C reaches the whole group, but only the training process decides when to end.
+
+    torchrun sends its SIGTERM to the group of the training process, too, which they therefore leave.
+    """
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hrda_core.data.samples import Dataset, Image
 from hrda_core.evaluation.metrics import Metrics, SegmentationMetrics
 from hrda_core.evaluation.thresholds import ThresholdSweep, apply_thresholds
+from hrda_core.training.distributed import ALONE, Ranks
 
 Probabilities = Callable[[Image], NDArray[np.float32]]  # (H, W, 3) uint8 RGB -> (C, H, W) float32
 
@@ -45,8 +46,9 @@ def evaluate(
     thresholds: Sequence[float] | None = None,
     tolerance: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """Predicts every labelled image of the data set and compares.
+    """Predicts every labelled image of the data set and compares; several ranks share the images out.
 
     Raises:
         ValueError: the data set has no labelled image, or a mask has not its image's size.
@@ -55,21 +57,30 @@ def evaluate(
     if len(dataset) == 0:
         raise ValueError(NO_LABELS)
     classes, background = len(dataset.classes), dataset.has_background
-    argmax = SegmentationMetrics(classes, background, tolerance)
-    thresholded = SegmentationMetrics(classes, background, tolerance)
-    sweep = ThresholdSweep(classes, background)
-    for i in range(len(dataset)):
-        shares, mask = probabilities(dataset.image(i)), dataset.mask(i)
-        assert mask is not None  # `labelled` keeps only those
-        if mask.shape != shares.shape[1:]:
-            size = f"{mask.shape[1]}x{mask.shape[0]}, the image {shares.shape[2]}x{shares.shape[1]}"
-            raise ValueError(f"{dataset.name(i)}: the mask is {size}; save it at the image's size")
-        argmax.update(apply_thresholds(shares, None, background)[0], mask)
-        if thresholds is not None:
-            thresholded.update(apply_thresholds(shares, thresholds, background)[0], mask)
-        sweep.update(shares, mask)
-        if progress is not None:
-            progress(i + 1, len(dataset))
+
+    def counted() -> tuple[SegmentationMetrics, SegmentationMetrics, ThresholdSweep]:
+        argmax = SegmentationMetrics(classes, background, tolerance)
+        thresholded = SegmentationMetrics(classes, background, tolerance)
+        sweep = ThresholdSweep(classes, background)
+        for i in range(ranks.rank, len(dataset), ranks.size):
+            shares, mask = probabilities(dataset.image(i)), dataset.mask(i)
+            assert mask is not None  # `labelled` keeps only those
+            if mask.shape != shares.shape[1:]:
+                size = f"{mask.shape[1]}x{mask.shape[0]}, the image {shares.shape[2]}x{shares.shape[1]}"
+                raise ValueError(f"{dataset.name(i)}: the mask is {size}; save it at the image's size")
+            argmax.update(apply_thresholds(shares, None, background)[0], mask)
+            if thresholds is not None:
+                thresholded.update(apply_thresholds(shares, thresholds, background)[0], mask)
+            sweep.update(shares, mask)
+            if progress is not None:
+                progress(i + 1, len(dataset))
+        return argmax, thresholded, sweep
+
+    (argmax, thresholded, sweep), *others = ranks.together(counted)
+    for part in others:
+        argmax.merge(part[0])
+        thresholded.merge(part[1])
+        sweep.merge(part[2])
     tuned = sweep.best()
     tuned_iou = tuple(sweep.iou_at(threshold)[i] for i, threshold in enumerate(tuned))
     plain = argmax.compute()
