@@ -132,9 +132,14 @@ def main() -> None:
         requests = options.requests if side == min(options.sides) else max(options.requests // 2, 1)
         for clients in options.clients:
             rows += measure(content, side, clients, requests, options)
+    print(record("python -m benchmarks.serving", options, rows))
+
+
+def record(command: str, options: argparse.Namespace, rows: list[dict[str, Any]]) -> Path:
+    """Adds a run to today's results, with what is to be known about the machine -> their file."""
     now = datetime.now(timezone.utc)
     report = {
-        "command": "python -m benchmarks.serving",
+        "command": command,
         "options": {key: value for key, value in vars(options).items() if key != "note"},
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
         "note": options.note,
@@ -147,7 +152,7 @@ def main() -> None:
     path = RESULTS / f"{now:%Y-%m-%d}-serving.json"
     earlier = json.loads(path.read_text())["runs"] if path.exists() else []
     path.write_text(json.dumps({"runs": [*earlier, report]}, indent=1) + "\n")
-    print(path)
+    return path
 
 
 if __name__ == "__main__":

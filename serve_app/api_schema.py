@@ -81,11 +81,17 @@ def of_map(media_type: str) -> MapSchema:
     ]
     fields = {name: {**schema, "description": text} for name, (schema, text) in SETTINGS.items()}
     url = {"type": "string", "format": "uri", "description": "http or https, of a public address"}
+    nested = {"type": "object", "properties": fields, "additionalProperties": False}
     body = {
         "required": True,
         "content": {
             "multipart/form-data": {
-                "schema": {"type": "object", "required": ["image"], "properties": {"image": BINARY, **fields}}
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": BINARY, **fields},
+                    "additionalProperties": False,
+                }
             },
             "application/octet-stream": {"schema": BINARY},
             **{kind: {"schema": BINARY} for kind in IMAGE_TYPES},
@@ -93,7 +99,8 @@ def of_map(media_type: str) -> MapSchema:
                 "schema": {
                     "type": "object",
                     "required": ["url"],
-                    "properties": {"url": url, "settings": {"type": "object", "properties": fields}},
+                    "properties": {"url": url, "settings": nested},
+                    "additionalProperties": False,
                 }
             },
         },

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,12 @@ import pytest
 import requests
 import supervisely as sly
 import torch
+from image_kinds import bad_files, good_files
 from serve_scene import CLASSES, NAMES, Picture, Scene, ServeProcess, as_map, expected, make_checkpoint
 from supervisely.nn.model.model_api import ModelAPI
 
-from hrda_core import ClassInfo
+from hrda_core import ClassInfo, Predictor
+from hrda_core.data.decoding import decode_image
 from serve_app.settings import DEFAULTS
 from tests.local_platform import LocalPlatform
 
@@ -169,20 +170,111 @@ def test_a_rectangle_of_the_image_for_every_shape(model: ModelAPI, scene: Scene,
             np.testing.assert_array_equal(as_map(annotation), labels)
 
 
-def test_equal_names_at_once_are_not_mixed_up(model: ModelAPI, scene: Scene, files: list[str], right: list[Picture]) -> None:
-    """The SDK's batch route keeps uploads by their name."""
-    contents = [Path(path).read_bytes() for path in files]
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_session_json_by_every_route(
+    model: ModelAPI, scene: Scene, files: list[str], right: list[Picture], batch_size: int | None
+) -> None:
+    """What comes back is JSON, of which the other session makes annotations."""
+    session = sly.nn.inference.SessionJSON(scene.api, session_url=model.url)
+    meta, ids = sly.ProjectMeta.from_json(session.get_model_meta()), scene.images
 
-    def ask(number: int) -> None:
-        which = number % 5
-        uploads = [("files", ("photo.png", contents[which])), ("files", ("photo.png", contents[(which + 1) % 5]))]
-        answer = requests.post(f"{model.url}/inference_batch", files=uploads, data={"settings": "{}"}, timeout=60).json()
-        for item, labels in zip(answer, (right[which], right[(which + 1) % 5]), strict=True):
-            np.testing.assert_array_equal(as_map(sly.Annotation.from_json(item["annotation"], meta)), labels)
+    def check(answer: dict[str, Any], number: int) -> None:
+        np.testing.assert_array_equal(as_map(sly.Annotation.from_json(answer["annotation"], meta)), right[number])
+        assert len(answer["data"]["weights_version"]) == 64 and 0 <= answer["data"]["doubt"] <= 1
 
+    assert session.get_session_info()["app_name"] and session.get_deploy_info()["checkpoint_name"] == "best.pth"
+    check(session.inference_image_path(files[0]), 0)
+    check(session.inference_image_url(scene.urls[1]), 1)
+    check(session.inference_image_id(ids[2]), 2)
+    for answers in (session.inference_image_paths(files), session.inference_image_ids(ids)):
+        assert len(answers) == 5
+        for number, answer in enumerate(answers):
+            check(answer, number)
+    for start, of in ((session.inference_image_ids_async, ids), (session.inference_project_id_async, scene.project)):
+        found = {answer["image_id"]: answer for answer in start(of, batch_size=batch_size)}
+        assert sorted(found) == sorted(ids)
+        for number, image in enumerate(ids):
+            check(found[image], number)
+    found = {answer["image_id"]: answer for answer in session.inference_project_id(scene.project, batch_size=batch_size)}
+    check(found[ids[4]], 4)
+
+
+def test_session_leaves_results_in_the_project_that_it_names(
+    session: sly.nn.inference.Session, scene: Scene, right: list[Picture]
+) -> None:
+    target = int(scene.api.project.create(scene.platform.workspace_id, "results").id)
+    for start, of in ((session.inference_image_ids_async, scene.images[:1]), (session.inference_project_id_async, scene.project)):
+        assert {info.annotation for info in start(of, output_project_id=target)} == {None}  # they go there, not here
+    meta = sly.ProjectMeta.from_json(scene.api.project.get_meta(target))
+    infos = [
+        info for data_set in scene.api.dataset.get_list(target, recursive=True) for info in scene.api.image.get_list(data_set.id)
+    ]
+    for info in infos:
+        annotation = sly.Annotation.from_json(scene.api.annotation.download(info.id).annotation, meta)
+        np.testing.assert_array_equal(as_map(annotation), right[int(info.name[0])])
+    assert {info.name[0] for info in infos} == set("01234")
+
+
+# ---- images of every kind
+
+
+@pytest.fixture(scope="module")
+def kinds(scene: Scene) -> dict[str, tuple[bytes, Picture]]:
+    """File -> what the core says about what the core reads."""
+    predictor = Predictor(scene.checkpoint, "cpu")
+    return {name: (content, predictor.predict([decode_image(content)])[0].labels) for name, content in good_files().items()}
+
+
+def upload(model: ModelAPI, route: str, *contents: tuple[str, bytes]) -> requests.Response:
+    return requests.post(f"{model.url}/{route}", files=[("files", one) for one in contents], data={"settings": "{}"}, timeout=60)
+
+
+def test_images_of_every_kind_by_upload(model: ModelAPI, kinds: dict[str, tuple[bytes, Picture]]) -> None:
     meta = model.get_model_meta()
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(40)))
+    batch = upload(model, "inference_batch", *((name, content) for name, (content, _) in kinds.items())).json()
+    assert len({labels.shape for _, labels in kinds.values()}) > 5 and {2, 1, 0} == {
+        i for _, m in kinds.values() for i in np.unique(m)
+    }
+    for answer, (name, (content, labels)) in zip(batch, kinds.items(), strict=True):
+        for given in (answer, upload(model, "inference_image", (name, content)).json()):
+            annotation = sly.Annotation.from_json(given["annotation"], meta)
+            np.testing.assert_array_equal(as_map(annotation), labels, name)
+
+
+def test_images_of_every_kind_in_the_platform(model: ModelAPI, scene: Scene, kinds: dict[str, tuple[bytes, Picture]]) -> None:
+    """Stored as they are: what the platform holds is decoded by the core, not by the SDK."""
+    data_set = scene.api.dataset.create(scene.api.project.create(scene.platform.workspace_id, "kinds").id, "kinds")
+    meta = model.get_model_meta()
+    for name, (content, _) in kinds.items():
+        (scene.folder / name).write_bytes(content)
+    paths, names = [str(scene.folder / name) for name in kinds], [f"{name}.png" for name in kinds]
+    images = scene.api.image.upload_paths(data_set.id, names, paths)
+    for image, (name, (_, labels)) in zip(images, kinds.items(), strict=True):
+        answer = post(model, "inference_image_id", {"image_id": image.id})
+        assert answer.ok, (name, answer.text)
+        np.testing.assert_array_equal(as_map(sly.Annotation.from_json(answer.json()["annotation"], meta)), labels, name)
+
+
+def test_what_is_no_whole_image_is_refused_in_words_and_the_next_one_answered(
+    model: ModelAPI, scene: Scene, files: list[str], right: list[Picture]
+) -> None:
+    ran, good = scene.folder / "unpickled", Path(files[1]).read_bytes()
+    meta, store = model.get_model_meta(), scene.platform.store
+    data_set = scene.api.dataset.create(scene.api.project.create(scene.platform.workspace_id, "damaged").id, "damaged")
+    for number, (name, (content, status, words)) in enumerate(bad_files(Payload(ran)).items()):
+        damaged = scene.api.image.upload_np(data_set.id, f"{name}.png", np.full((8, 8, 3), number, np.uint8))
+        store.blob_path(store.images.get(damaged.id)["hash"]).write_bytes(content)
+        answers = {
+            "alone": upload(model, "inference_image", (name, content)),
+            "beside good ones": upload(model, "inference_batch", ("1.png", good), (name, content), ("2.png", good)),
+            "in the platform": post(model, "inference_image_id", {"image_id": damaged.id}),
+        }
+        for how, answer in answers.items():
+            assert answer.status_code == status and words in answer.json()["message"], (name, how, answer.text[:500])
+            assert (name if how != "in the platform" else str(damaged.id)) in answer.json()["message"], (name, how, answer.text)
+        annotation = sly.Annotation.from_json(upload(model, "inference_image", ("1.png", good)).json()["annotation"], meta)
+        np.testing.assert_array_equal(as_map(annotation), right[1])
+    assert not ran.exists()
 
 
 # ---- into projects

@@ -452,7 +452,7 @@ def test_before_a_model_is_loaded(engine: Engine) -> None:
         assert "retry-after" in answer.headers
     assert "hrda_ready 0\n" in client.get("/metrics").text
     client.service.engine = engine  # type: ignore[attr-defined]
-    assert client.get("/ready").json() == {"ready": True, "version": engine.weights_version}
+    assert client.get("/ready").json() == {"ready": True, "asleep": False, "version": engine.weights_version}
     assert client.get("/model_card").json()["classes"][1]["name"] == "damage 1"
 
 
