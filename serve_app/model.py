@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -99,7 +100,7 @@ class ServeHRDA(BridgedServing):
 
             deployed = again(make_room=make_room)
             with self.freezing:
-                self._again = again
+                self._again, self.path_in_service = again, path
                 self._put_into_service(deployed)
 
     def _put_into_service(self, deployed: Deployed) -> None:
@@ -118,11 +119,14 @@ class ServeHRDA(BridgedServing):
         sly.logger.info("model %s is in service on %s in %s", engine.weights_version[:12], engine.device, engine.precision)
 
     def sleep(self) -> None:
+        card = self.service.card()
+        self._take_out(card, "the model sleeps; a prediction wakes it")
+
+    def _take_out(self, card: dict[str, Any] | None, reason: str) -> None:
+        """Says so at once; requests under way end first. `card`: of a model that can be woken."""
         with self._changing:
             deployed, self._deployed = self._deployed, None
-            if deployed is not None:
-                self.service.asleep = deployed.engine.model_card()
-            self.service.engine, self.service.reason = None, "the model sleeps; a prediction wakes it"
+            self.service.reason, self.service.asleep, self.service.engine = reason, card, None
         if deployed is not None:
             deployed.engine.close()
 
@@ -131,8 +135,8 @@ class ServeHRDA(BridgedServing):
         self._put_into_service(self._again())
 
     def forget(self) -> None:
-        self.sleep()
-        self._again, self.service.asleep, self.service.reason = None, None, NOT_DEPLOYED
+        self._again = None
+        self._take_out(None, NOT_DEPLOYED)
 
     def note_use(self) -> None:
         """It is not put to sleep for an hour from now."""
@@ -157,16 +161,20 @@ class ServeHRDA(BridgedServing):
         """The model in service, woken up where it sleeps.
 
         Raises:
-            RequestError: none is deployed, or it cannot be woken now (a Refused with 503).
+            Refused: none is deployed (409), or it cannot be woken now (503).
         """
+        self.wake_up()
+        deployed = self._deployed
+        if deployed is None:
+            raise Refused(409, "not_deployed", NOT_DEPLOYED)
+        return deployed
+
+    def wake_up(self) -> None:
+        """Raises Refused (503) where it sleeps and cannot be woken now."""
         try:
             self._unfreeze_model()
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             raise Refused(503, "not_awake", f"the model sleeps and cannot be woken: {error}", RETRY_AFTER) from error
-        deployed = self._deployed
-        if deployed is None:
-            raise RequestError(NOT_DEPLOYED)
-        return deployed
 
     def predict(
         self, image: Image, options: PredictOptions, deadline: float | None = None, stop: Callable[[], bool] | None = None
@@ -234,7 +242,9 @@ class ServeHRDA(BridgedServing):
         team_id = sly.env.team_id(raise_not_found=False)
         if team_id is None or self.api.file.get_info_by_path(team_id, remote) is None:
             return False
-        self.api.file.download(team_id, remote, str(local))
+        with tempfile.TemporaryDirectory(dir=local.parent) as folder:  # what is cut off must not be found the next time
+            self.api.file.download(team_id, remote, str(Path(folder) / local.name))
+            (Path(folder) / local.name).replace(local)
         return True
 
 
@@ -251,7 +261,7 @@ class WakeUp:
             return
         self._model.note_use()
         if self._model.asleep:
-            await anyio.to_thread.run_sync(self._model.awake)
+            await anyio.to_thread.run_sync(self._model.wake_up)  # taken out of service meanwhile, it gets the endpoint's answer
         try:
             await self._app(scope, receive, send)
         finally:

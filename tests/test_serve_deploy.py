@@ -34,6 +34,7 @@ from serve_app.limits import Admission, PixelBudget, Refused
 from serve_app.model import ServeHRDA, WakeUp
 from serve_app.published import CITYSCAPES, published_content
 from serve_app.sdk_bridge import Requests
+from serve_app.service import Service
 from serve_app.uploads import Upload
 from tests.local_platform import LocalPlatform
 
@@ -428,6 +429,7 @@ def test_a_batch_is_decoded_image_by_image(page: ServeHRDA, scene: Scene, monkey
 def test_a_request_that_answers_at_its_end_never_pauses() -> None:
     with ThreadPoolExecutor(1) as executor:
         manager = Requests(executor)
+        manager.service = Service()
 
         def work(inference_request: Any) -> None:
             inference_request.add_results([{}] * 501)

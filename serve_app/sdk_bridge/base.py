@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import supervisely as sly
@@ -26,7 +27,9 @@ class ServingBase(sly.nn.inference.SemanticSegmentation):
         self.deploying = threading.RLock()  # one deployment at a time: of two at once, one's engine would be left over
         self.freezing = threading.RLock()  # the model falls asleep, wakes or is replaced
         self._of_thread = threading.local()  # of the request that the thread works on
+        self.path_in_service: Path | None = None  # of the checkpoint, which a model that sleeps wakes from
         super().__init__(use_serving_gui_template=True, sliding_window_mode="none", **options)
+        self.inference_requests_manager.service = self.service
 
     def annotate(self, image: Image, settings: Any, rectangle: sly.Rectangle | None, stop: Any) -> tuple[sly.Annotation, Any]:
         """The objects of an image, or of a rectangle in it, and plain facts about the prediction."""

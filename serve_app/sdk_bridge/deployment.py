@@ -17,14 +17,12 @@ from serve_app.sdk_bridge.base import ServingBase
 
 OF_THE_MODEL = ("checkpoint_info", "model_source", "device", "runtime", "model_precision", "_hardware")  # set before it is loaded
 SOURCES = (ModelSource.PRETRAINED, ModelSource.CUSTOM, ModelSource.EXTERNAL)
+UNLESS_TOLD = {"model_precision": None, "class_names": None}  # said, or a restart would take those of an earlier model
+KINDS = {"device": str, "runtime": str, "model_precision": str, "class_names": list, "model_info": dict}
 DOWNLOAD = "model-"  # how the folders of downloaded models begin
 
 
 class Deployment(ServingBase):
-    def __init__(self, **options: Any) -> None:
-        self._downloaded: Path | None = None  # folder of the model in service, where it was downloaded
-        super().__init__(**options)
-
     def deploy_by_api(self, state: Mapping[str, Any]) -> None:
         """What /deploy_from_api does. The SDK's takes the model in service down before it looks at the request.
 
@@ -40,6 +38,7 @@ class Deployment(ServingBase):
         unknown = params.keys() - inspect.signature(self.load_model).parameters.keys() - {"without_workflow"}
         if unknown:
             raise RequestError(f"deploy_params: {', '.join(sorted(map(str, unknown)))[:100]!r} is not known")
+        check_kinds(params)
         with self.deploying:
             if params["model_source"] == ModelSource.PRETRAINED and state.get("model_name"):
                 params = self._named(str(state["model_name"]), params)
@@ -68,25 +67,26 @@ class Deployment(ServingBase):
         check_paths(model_files)
         if model_source == ModelSource.PRETRAINED:
             self._check_published(model_files)
+        options = UNLESS_TOLD | options
         with self.deploying:
             former = {name: getattr(self, name, None) for name in OF_THE_MODEL}
-            downloaded, self._downloaded = self._downloaded, self._download_of(model_files["checkpoint"])
+            before = self.path_in_service
             try:
                 super()._load_model_headless(model_files, model_source, *arguments, **options)
             except BaseException:
-                downloaded, self._downloaded = self._downloaded, downloaded
-                for name, value in former.items():
-                    setattr(self, name, value)
+                if self.path_in_service is before:  # else it serves already, and what failed came after
+                    for name, value in former.items():
+                        setattr(self, name, value)
                 raise
             finally:
-                if downloaded is not None and downloaded != self._downloaded:
-                    shutil.rmtree(downloaded, ignore_errors=True)
+                self._remove_unused(before, Path(model_files["checkpoint"]))
 
-    def _download_of(self, checkpoint: str) -> Path | None:
-        """The folder that was made for a downloaded model."""
-        folder = Path(checkpoint).parent
-        ours = folder.name.startswith(DOWNLOAD) and folder.parent == Path(self.model_dir)
-        return folder if ours else None
+    def _remove_unused(self, *checkpoints: Path | None) -> None:
+        """The folders of downloaded models that are not in service; what lies elsewhere stays."""
+        used = None if self.path_in_service is None else self.path_in_service.parent
+        for folder in {path.parent for path in checkpoints if path is not None} - {used}:
+            if folder.name.startswith(DOWNLOAD) and folder.parent == Path(self.model_dir):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _download_pretrained_model(self, model_files: Any, log_progress: bool = True, headless: bool = False) -> dict[str, str]:
         """The SDK's would fetch any url that a request gives, and write to wherever the answer says. Ours are found by name."""
@@ -124,12 +124,12 @@ class Deployment(ServingBase):
 
     def shutdown_model(self) -> None:
         with self.deploying, self.freezing:
+            self._model_served = False  # told to new requests at once, while those under way end
             self.forget()
             self.classes, self._model_meta = None, None
             super().shutdown_model()
-            if self._downloaded is not None:
-                shutil.rmtree(self._downloaded, ignore_errors=True)
-            self._downloaded = None
+            stopped, self.path_in_service = self.path_in_service, None
+            self._remove_unused(stopped)
 
     def _set_model_meta_custom_model(self, model_info: Any) -> None:
         """Classes come from the checkpoint itself; the SDK would take those of a file beside it."""
@@ -152,6 +152,21 @@ class Deployment(ServingBase):
     def _initialize_app_layout(self) -> None:
         self.gui.device_in_use, self.gui.notices = (lambda: self.device), self.notices
         super()._initialize_app_layout()
+
+
+def check_kinds(params: Mapping[str, Any]) -> None:
+    """Raises RequestError where a parameter is of another type than the SDK and we take for granted."""
+    info, names = params.get("model_info"), params.get("class_names")
+    given = [(name, params.get(name), kind) for name, kind in KINDS.items()]
+    if isinstance(info, dict):
+        given += [(f"model_info: {name}", info.get(name), str) for name in ("artifacts_dir", "model_name", "framework_name")]
+        given += [("model_info: export", info.get("export"), dict)]
+    if isinstance(names, list):
+        given += [("class_names", name, str) for name in names]
+    for name, value, kind in given:
+        if value is not None and not isinstance(value, kind):
+            words = {str: "a word", list: "a list of words", dict: "an object"}[kind]
+            raise RequestError(f"{name}={str(value)[:100]!r}: give {words}")
 
 
 def check_paths(model_files: Any) -> None:

@@ -69,7 +69,6 @@ class Predictions(ServingBase):
                 return self.annotate(decode(upload, self.limits), checked, rectangles[position], stop)
 
         self._schedule_freeze_on_inactivity()
-        self._unfreeze_model()
         try:
             together = len(source) > 1
             done = list((self._side_by_side.map if together else map)(one, range(len(source))))
@@ -103,16 +102,22 @@ class Predictions(ServingBase):
         inference_request.set_stage(InferenceRequest.Stage.INFERENCE, 0, len(images))
         with self._stoppable(inference_request):
             for batch in batched(images, self._get_batch_size_from_state(state)):
+                meta = self.model_meta  # now: once it is stopped, there is none
                 annotations, facts = self._inference_auto(batch, settings)
                 names = [image.name if isinstance(image, Upload) else None for image in batch]
-                self._hand_out(annotations, facts, names, inference_request)
+                self._hand_out(annotations, facts, names, meta, inference_request)
 
     def _hand_out(
-        self, annotations: list[sly.Annotation], facts: list[Any], names: Sequence[str | None], request: InferenceRequest
+        self,
+        annotations: list[sly.Annotation],
+        facts: list[Any],
+        names: Sequence[str | None],
+        meta: sly.ProjectMeta,
+        request: InferenceRequest,
     ) -> None:
         predictions = []
         for annotation, fact, name in zip(annotations, facts, names, strict=True):
-            prediction = sdk.Prediction(annotation, model_meta=self.model_meta, name=name)
+            prediction = sdk.Prediction(annotation, model_meta=meta, name=name)
             prediction.extra_data["slides_data"] = fact
             predictions.append(prediction)
         request.add_results(self._format_output(predictions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import Any
 
@@ -12,6 +13,7 @@ from supervisely.nn.inference.inference_request import InferenceRequest, Inferen
 from serve_app.image_cache import ImageCache
 from serve_app.limits import Refused
 from serve_app.safe_checkpoints import forbid_unsafe_unpickling
+from serve_app.service import Service
 from serve_app.serving_gui import ServingGUI
 
 ANSWERED = 60  # seconds that an answered request is remembered
@@ -42,7 +44,9 @@ class OurRequest(InferenceRequest):
 
 class Requests(InferenceRequestsManager):
     """The SDK's, which names a request by the clock, so that two that come at once can get each other's answers, and keeps every
-    answered one for an hour."""
+    answered one for an hour. Each has a place in line; a failed one does not keep its images."""
+
+    service: Service  # set by the app that makes one
 
     def create(self, inference_request_uuid: str | None = None) -> OurRequest:
         request = OurRequest(inference_request_uuid or uuid.uuid4().hex, manager=self)
@@ -54,6 +58,23 @@ class Requests(InferenceRequestsManager):
             raise Refused(404, "unknown_request", f"there is no request {str(inference_request_uuid)[:80]!r}; it may be too old")
         return super().get(inference_request_uuid)
 
+    def schedule_task(self, func: Any, *arguments: Any, **options: Any) -> Any:
+        """Raises Refused where the line is full."""
+        place = contextlib.ExitStack()
+        place.enter_context(self.service.admission.enter())
+        try:
+            request, future = super().schedule_task(func, *arguments, **options)
+        except BaseException:
+            place.close()
+            raise
+
+        def end(_: Any) -> None:
+            place.close()
+            _forget_frames(request.exception)
+
+        future.add_done_callback(end)
+        return request, future
+
     def run(self, func: Any, *arguments: Any, **options: Any) -> Any:
         request = self.create()
         request.is_fetched = False
@@ -61,6 +82,14 @@ class Requests(InferenceRequestsManager):
             return super().run(func, *arguments, inference_request=request, **options)
         finally:
             request._ttl = ANSWERED
+            request._exception = None  # told already; its frames hold the images
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """The log and the request have the traceback as text."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def put_in_ours() -> None:

@@ -1,8 +1,7 @@
-"""Requests now and in the background, each with a place in line."""
+"""Requests now and in the background."""
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from serve_app.uploads import Upload
 class RequestsInLine(Predictions):
     def run_images(self, uploads: list[Upload], state: dict[str, Any]) -> list[dict[str, Any]]:
         """Predicts now. Raises what went wrong, where the SDK's batch route would answer with an empty list."""
-        with self.service.admission.enter():
-            results: list[dict[str, Any]] = self.inference_requests_manager.run(self._inference_images, uploads, state)
+        results: list[dict[str, Any]] = self.inference_requests_manager.run(self._inference_images, uploads, state)
         return results
 
     def schedule_images(self, uploads: list[Upload], state: dict[str, Any]) -> str:
@@ -39,10 +37,7 @@ class RequestsInLine(Predictions):
             path.unlink(missing_ok=True)
 
     def _schedule(self, work: Any, *arguments: Any) -> str:
-        place = contextlib.ExitStack()
-        place.enter_context(self.service.admission.enter())
-        request, future = self.inference_requests_manager.schedule_task(work, *arguments)
-        future.add_done_callback(lambda _: place.close())
+        request, _ = self.inference_requests_manager.schedule_task(work, *arguments)
         return str(request.uuid)
 
     def run_video_id(self, api: sly.Api, state: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ class Sleeping(ServingBase):
             if self._freeze_timer is None:
                 self._start_timer(self._inactivity_timeout)
 
+    def shutdown_model(self) -> None:
+        with self._timing:  # the timer could end between the SDK's two looks at it
+            super().shutdown_model()
+
     def _start_timer(self, seconds: float) -> None:
         timer = threading.Timer(seconds, self._freeze_where_idle)
         timer.daemon = True
