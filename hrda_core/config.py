@@ -122,7 +122,7 @@ class AdaptationConfig:
 @dataclass(frozen=True)
 class OptimisationConfig:
     iterations: int = 10_000
-    batch_size: int = 2  # source crops per iteration, and as many target crops
+    batch_size: int = 2  # source crops per iteration, and as many target crops, over all processes together
     optimizer: str = "adamw"  # or "sgd"
     learning_rate: float = 6e-5  # of the encoder
     head_factor: float = 10.0  # the heads learn this many times faster
@@ -205,7 +205,7 @@ class ScheduleConfig:
 class TrainConfig:
     mode: str = "adapt"  # source-only, adapt, supervised (on the target's masks: the oracle), semi-supervised
     seed: int = 0
-    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"; under torchrun "auto" or "cuda" is a GPU for each process
     precision: str = "auto"  # "auto" (bf16 where the GPU has it), "fp32", "bf16"
     baseline: bool = False  # first train source-only in RUN/baseline, as long; adapting goes on from its warm-up
     fallback: bool = True  # with a baseline: where that scores better in the end, best.pth is the source-only network

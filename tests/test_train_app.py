@@ -144,7 +144,11 @@ def test_wrong_choices_are_refused_in_words(session: AppProcess, scene: Scene) -
         ({"model": "pvt"}, "model='pvt': give source and name"),
         ({"modell": {}}, "app_state has no field 'modell'; there are input, model, classes"),
         ({"options": {"device": "cpu"}}, "options has no field 'device'; there are cache_project"),
-        ({"options": {"devices": ["cpu", "cuda:1"]}}, "options.devices=['cpu', 'cuda:1']: give a list of one device"),
+        ({"options": {"devices": ["cpu", "cuda:1"]}}, "options.devices=['cpu', 'cuda:1']: several must be different GPUs"),
+        (
+            {"options": {"devices": "cuda:1"}},
+            "options.devices='cuda:1': give a list, ['cuda:0'], ['cpu'] or ['cuda:0', 'cuda:1']",
+        ),
         ({"options": {"devices": ["cuda:0"]}}, "device='cuda:0': this machine has 0 CUDA devices"),
         ({"options": {"continue_run": True}}, "choose its last.pth as a custom model, or switch it off"),
         ({"options": {"model_benchmark": False}}, "options.model_benchmark=False: give"),

@@ -184,6 +184,22 @@ def test_stop_saves_and_a_second_run_goes_on_with_new_settings(folders: dict[str
     assert logged == sorted(logged)
 
 
+def test_several_gpus_train_together_and_stop_in_order(folders: dict[str, list[Path]], tmp_path: Path) -> None:
+    """A process for each device; here they compute on the CPU."""
+
+    def hear(event: Event) -> None:
+        if event["event"] == "Progress" and event["iteration"] >= 3:
+            runner.stop()
+
+    runner = Runner(tmp_path, hear)
+    outcome = runner.run(tiny({"optimisation": {"iterations": 9000}}), folders, gpus=["cuda:0", "cuda:1"])
+    assert outcome.stopped == "stop requested" and 3 <= outcome.iteration < 9000
+    assert RunDirectory(tmp_path).iteration() == outcome.iteration
+    odd = tiny({"optimisation": {"batch_size": 3}})
+    with pytest.raises(TrainingFailed, match=r"^Optimisation.batch_size=3: is the batch of all 2 processes together"):
+        Runner(tmp_path, lambda event: None).run(odd, folders, gpus=["cuda:0", "cuda:1"])
+
+
 def test_a_killed_trainer_is_told_in_words(folders: dict[str, list[Path]], tmp_path: Path) -> None:
     def hear(event: Event) -> None:
         if event["event"] == "Progress":

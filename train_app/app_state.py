@@ -6,6 +6,7 @@ Section "input" of an app state: {"source": [project], "target": [project], "val
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,15 +59,18 @@ def check_state(state: Any) -> dict[str, Any]:
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are ours, with their defaults: devices (one, or none for the default), continue_run, baseline."""
+    """The options that are ours, with their defaults: devices (none for the default), continue_run, baseline."""
     _no_others("options", options, OPTION_FIELDS)
     _flag("options.cache_project", options["cache_project"], section="")
     export = options.get("export", {})
     if not isinstance(export, Mapping):
         raise UserError(f"options.export={export!r}: give {{'enable': true, 'ONNXRuntime': true}}")
     devices = options.get("devices") or []
-    if not isinstance(devices, list) or len(devices) > 1 or not all(isinstance(device, str) for device in devices):
-        raise UserError(f"options.devices={devices!r}: give a list of one device, ['cuda:0'] or ['cpu']")
+    if not isinstance(devices, list) or not all(isinstance(device, str) for device in devices):
+        raise UserError(f"options.devices={devices!r}: give a list, ['cuda:0'], ['cpu'] or ['cuda:0', 'cuda:1']")
+    numbered = len(set(devices)) == len(devices) and all(re.fullmatch(r"cuda:\d+", device) for device in devices)
+    if len(devices) > 1 and not numbered:
+        raise UserError(f"options.devices={devices!r}: several must be different GPUs, ['cuda:0', 'cuda:1']")
     flags = {name: _flag(f"options.{name}", options.get(name, False), section="") for name in ("continue_run", "baseline")}
     return {"devices": devices, **flags}
 

@@ -50,14 +50,22 @@ class Runner:
         self._hear = hear
         self._process: subprocess.Popen[bytes] | None = None
         self._stop = False
+        self._several = False  # processes, under a launcher
         self._output = b""
 
-    def run(self, config: TrainConfig, folders: Mapping[str, Sequence[Path]], resume: bool = False) -> Outcome:
+    def run(
+        self,
+        config: TrainConfig,
+        folders: Mapping[str, Sequence[Path]],
+        resume: bool = False,
+        gpus: Sequence[str] = (),
+    ) -> Outcome:
         """Trains.
 
         Args:
             folders: of the roles "source", "target" and "validation".
             resume: go on with the run in the directory, with `config` but the run's own model; else such a run is overwritten.
+            gpus: several, such as "cuda:0" and "cuda:2", for a process each; `config.device` is then "cuda".
 
         Raises:
             TrainingFailed: it ended with an error, or was killed.
@@ -66,9 +74,14 @@ class Runner:
         self._wait_for_another()
         position = self.events.stat().st_size if self.events.is_file() else 0
         trainer = os.environ.get(TRAINER, "hrda_core")
-        command = [sys.executable, "-m", trainer, "train", str(self.here.path), *self._options(config, folders, resume)]
+        self._several = len(gpus) > 1
+        launcher, environment = _launcher(gpus) if self._several else ([], dict(os.environ))
+        options = self._options(config, folders, resume)
+        command = [sys.executable, *launcher, "-m", trainer, "train", str(self.here.path), *options]
         # the child ends by itself, saving, when its standard input closes: also when this process is killed
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as self._process:
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as self._process:
             output = threading.Thread(target=self._keep_output, args=(self._process,), daemon=True)
             output.start()
             if self._stop:
@@ -81,7 +94,12 @@ class Runner:
     def stop(self) -> None:
         """Asks the child to save and end; it does so after the iteration, or the image of an evaluation, at hand."""
         self._stop = True
-        if self._process is not None and self._process.poll() is None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        if self._several:  # the launcher would kill trainers that take more than 30 seconds to end
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        else:
             self._process.send_signal(signal.SIGTERM)  # which the trainer takes any number of times
 
     def _options(self, config: TrainConfig, folders: Mapping[str, Sequence[Path]], resume: bool) -> list[str]:
@@ -156,7 +174,18 @@ class Runner:
     def _last_line(self) -> str:
         lines = self._output.replace(b"\r", b"\n").decode("utf-8", "replace").splitlines()
         told = [line for line in lines if line.strip() and "it/s" not in line and "s/it" not in line and "image/s" not in line]
-        return told[-1].removeprefix("error: ") if told else ""
+        errors = [line for line in told if line.startswith("error: ")]  # the launcher has last words of its own
+        return (errors or told)[-1].removeprefix("error: ") if told else ""
+
+
+def _launcher(gpus: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Options of Python, and the environment, for a trainer on each of the GPUs, which are numbered from 0 there."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else None
+    numbers = [int(gpu.removeprefix("cuda:")) for gpu in gpus]
+    chosen = [names[number] if names is not None else str(number) for number in numbers]
+    module = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(gpus)}"]
+    return module, {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(chosen)}
 
 
 def _changes(stored: TrainConfig, wanted: TrainConfig) -> list[str]:

@@ -40,6 +40,7 @@ class TrainHRDA(BridgedTrainApp):
         self._runner: Runner | None = None
         self._prepared: Prepared | None = None
         self._config: TrainConfig | None = None
+        self._gpus: list[str] = []
         self._continues = False
         self._ended: Outcome | None = None  # of a training that is over, where a former process of this task got so far
         super().__init__(str(HERE / "models.json"), str(HERE / "hyperparameters.yaml"), str(HERE / "app_options.yaml"))
@@ -64,7 +65,8 @@ class TrainHRDA(BridgedTrainApp):
         """
         choice = self.choice
         self.view.say("Checking the choices ...")
-        device = self._device()
+        devices = self._devices()
+        device = devices[0] if len(devices) == 1 else "cuda"
         if self.gui.training_process.continue_run.is_checked() and not self._is_custom():
             raise UserError(
                 "options.continue_run goes on with an experiment: choose its last.pth as a custom model, or switch it off"
@@ -72,6 +74,11 @@ class TrainHRDA(BridgedTrainApp):
         config = read_settings(self.hyperparameters_yaml, self._model(), choice.use_target_labels, device)
         config = config.updated({"baseline": config.baseline or self.gui.training_process.baseline.is_checked()})
         check_needs(config, choice)
+        if config.optimisation.batch_size % len(devices):
+            raise UserError(
+                f"optimisation.batch_size={config.optimisation.batch_size}: is the batch of all {len(devices)} devices together; "
+                f"use a multiple of {len(devices)}, or choose fewer devices"
+            )
         config = self._with_local_weights(config)
         state = self._state_of_cards()
         self._continues = self._same_as_before(config, state)
@@ -90,7 +97,7 @@ class TrainHRDA(BridgedTrainApp):
         for notice in self._prepared.notices:
             self.view.notice(notice)
             sly.logger.warning(notice)
-        self._config = config
+        self._config, self._gpus = config, devices
 
     def train(self) -> dict[str, Any]:
         """Trains, and lays out what the experiment consists of."""
@@ -141,7 +148,7 @@ class TrainHRDA(BridgedTrainApp):
         if self._stop.is_set():
             raise Stopped("stopped before training")
         try:
-            outcome = self._runner.run(config, folders, resume=self._continues)
+            outcome = self._runner.run(config, folders, resume=self._continues, gpus=self._gpus)
         except TrainingFailed as error:
             raise TrainingFailed(f"{error} {self._what_is_left()}".strip()) from error
         finally:
@@ -278,14 +285,15 @@ class TrainHRDA(BridgedTrainApp):
         local = self._fetch(path)
         return config.updated({"model": {"pretrained_file": str(local)}})
 
-    def _device(self) -> str:
-        """The chosen device; raises UserError where this machine does not have it."""
-        device = self.gui.training_process.get_device()
+    def _devices(self) -> list[str]:
+        """The chosen devices; raises UserError where this machine does not have one of them."""
+        devices: list[str] = self.gui.training_process.get_devices()
         try:
-            choose_device(device)
+            for device in devices:
+                choose_device(device)
         except ValueError as error:
             raise UserError(str(error)) from error
-        return device
+        return devices
 
     def _same_as_before(self, config: TrainConfig, state: dict[str, Any]) -> bool:
         """Whether this task already trained with the very same choices: then it goes on with that."""
