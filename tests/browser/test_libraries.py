@@ -9,6 +9,7 @@ import jinja2
 import pytest
 import supervisely
 
+from tests.browser.clicks import chromium
 from tests.browser.libraries import SHELL, local_page
 
 FOLDER = Path(supervisely.__path__[0]) / "app" / "fastapi"
@@ -37,3 +38,9 @@ def test_the_lock_file_names_no_registry() -> None:
     lock = json.loads((SHELL / "package-lock.json").read_text())
     packages = {name: entry for name, entry in lock["packages"].items() if name}
     assert packages and all("resolved" not in entry and entry["integrity"] for entry in packages.values())
+
+
+def test_a_machine_without_chromium_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RuntimeError, match="apt-get install chromium"), chromium():
+        pass

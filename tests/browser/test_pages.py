@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import jsonpatch
 import pytest
 import requests
 import yaml
@@ -76,6 +77,56 @@ def test_a_tag_or_attribute_that_nobody_knows_is_told(page: AppPage) -> None:
         "<sly-card> has no event fold",
         "<sly-new> is no component",
     ]
+
+
+def test_the_shell_applies_patches_as_the_sdk_means_them(page: AppPage) -> None:
+    document = {"a": {"list": [1, 2, 3], "b/c~": {"x": 1}}, "gone": True}
+    patch = [
+        {"op": "replace", "path": "/a/list/1", "value": 20},
+        {"op": "add", "path": "/a/list/0", "value": {"new": []}},
+        {"op": "add", "path": "/a/list/-", "value": 4},
+        {"op": "remove", "path": "/a/list/2"},
+        {"op": "copy", "from": "/a/b~1c~0", "path": "/copied"},
+        {"op": "replace", "path": "/a/b~1c~0/x", "value": None},
+        {"op": "move", "from": "/gone", "path": "/kept"},
+    ]
+    shown = page.page.evaluate(
+        """async ([document, patch]) => {
+            const { applyPatch } = await import('/shell/patches.js');
+            const watched = new Vue({ data: { document }, computed: { text() { return JSON.stringify(this.document) } } });
+            watched.text;  // computed before, so that it is stale where a change is not seen
+            applyPatch(watched.document, patch);
+            return JSON.parse(watched.text);
+        }""",
+        [document, patch],
+    )
+    assert shown == jsonpatch.apply_patch(document, patch)
+
+
+def test_labels_of_a_project_are_drawn_over_its_photos(apps: Apps, page: AppPage) -> None:
+    project = page.page.context.new_page()
+    project.goto(f"{apps.platform.address}/projects/{apps.scene.validation}/datasets")
+    expect(project.locator(".photo").first).to_contain_text("5 labels", timeout=TIMEOUT)
+    project.wait_for_function("() => document.querySelector('.photo canvas').width === 96", timeout=TIMEOUT)
+    changed = project.evaluate(
+        CHANGED_PIXELS, apps.scene.api.image.get_info_by_id(apps.scene.image_ids["measured"][0]).full_storage_url
+    )
+    assert 0 < changed < 96 * 80
+    project.close()
+
+
+# how many pixels of the first photo differ from the picture itself
+CHANGED_PIXELS = """async url => {
+    const image = await createImageBitmap(await (await fetch(url)).blob());
+    const plain = new OffscreenCanvas(image.width, image.height).getContext('2d');
+    plain.drawImage(image, 0, 0);
+    const size = [0, 0, image.width, image.height];
+    const before = plain.getImageData(...size).data;
+    const after = document.querySelector('.photo canvas').getContext('2d').getImageData(...size).data;
+    let changed = 0;
+    for (let i = 0; i < before.length; i += 4) changed += before[i] !== after[i] || before[i + 1] !== after[i + 1] ? 1 : 0;
+    return changed;
+}"""
 
 
 def test_choices_are_refused_in_words(page: AppPage) -> None:
