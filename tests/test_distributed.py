@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ from hrda_core.config import AdaptationConfig, TrainConfig
 from hrda_core.data.samples import ClassInfo, Dataset
 from hrda_core.models.checkpoints import load_checkpoint
 from hrda_core.training import run as run_module
-from hrda_core.training.distributed import joined
+from hrda_core.training.distributed import Ranks, joined
 from hrda_core.training.events import Event, Failed, Finished, Metrics
 from hrda_core.training.loop import train
 from hrda_core.training.shared_layers import share_layers
@@ -273,6 +274,21 @@ def test_draws_go_by_the_position_in_the_whole_batch() -> None:
         assert part.blur_sigma("mixed", sample) == whole.blur_sigma("mixed", sample + 2)
     assert torch.equal(part.mask_noise(2, 128, 128), whole.mask_noise(4, 128, 128)[2:])
     assert part.detail_box("source", 512, 512) == whole.detail_box("source", 512, 512)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda:0", "each of the 2 processes takes a GPU of its own; use 'cuda'"),
+        ("cuda", "this machine has 1 GPUs; start at most 1 processes on it"),
+    ],
+)
+def test_every_process_needs_a_gpu_of_its_own(device: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Ranks(1, 2).device(device)
+    assert Ranks(1, 2).device("cpu") == torch.device("cpu")
 
 
 # -- failures ------------------------------------------------------------------------------------------------------------

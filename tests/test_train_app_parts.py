@@ -25,7 +25,7 @@ from train_app.checkpoint_upload import CheckpointUpload
 from train_app.choices import DataChoice, ProjectChoice, ValidationChoice
 from train_app.errors import UserError
 from train_app.labels import ClassChoice
-from train_app.runner import Event, Runner, TrainingFailed
+from train_app.runner import Event, Runner, TrainingFailed, launcher
 from train_app.session import SessionFile
 from train_app.settings import ModelChoice, read_settings
 from train_app.team_files import fetch_file
@@ -198,6 +198,15 @@ def test_several_gpus_train_together_and_stop_in_order(folders: dict[str, list[P
     odd = tiny({"optimisation": {"batch_size": 3}})
     with pytest.raises(TrainingFailed, match=r"^Optimisation.batch_size=3: is the batch of all 2 processes together"):
         Runner(tmp_path, lambda event: None).run(odd, folders, gpus=["cuda:0", "cuda:1"])
+
+
+def test_chosen_gpus_are_counted_among_those_that_the_app_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    options, environment = launcher(["cuda:0", "cuda:2"])
+    assert environment["CUDA_VISIBLE_DEVICES"] == "4,6"
+    assert "--nproc-per-node=2" in options
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert launcher(["cuda:0", "cuda:2"])[1]["CUDA_VISIBLE_DEVICES"] == "0,2"
 
 
 def test_a_killed_trainer_is_told_in_words(folders: dict[str, list[Path]], tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ class Runner:
         position = self.events.stat().st_size if self.events.is_file() else 0
         trainer = os.environ.get(TRAINER, "hrda_core")
         self._several = len(gpus) > 1
-        launcher, environment = _launcher(gpus) if self._several else ([], dict(os.environ))
+        torchrun, environment = launcher(gpus) if self._several else ([], dict(os.environ))
         options = self._options(config, folders, resume)
-        command = [sys.executable, *launcher, "-m", trainer, "train", str(self.here.path), *options]
+        command = [sys.executable, *torchrun, "-m", trainer, "train", str(self.here.path), *options]
         # the child ends by itself, saving, when its standard input closes: also when this process is killed
         with subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -178,7 +178,7 @@ class Runner:
         return (errors or told)[-1].removeprefix("error: ") if told else ""
 
 
-def _launcher(gpus: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def launcher(gpus: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Options of Python, and the environment, for a trainer on each of the GPUs, which are numbered from 0 there."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else None
