@@ -17,8 +17,10 @@ from supervisely.nn.training.gui import training_process as process_module
 from supervisely.nn.training.gui import utils as gui_utils
 from supervisely.nn.training.train_app import TrainApp
 
+from train_app.classes_card import ClassesCard
 from train_app.hyperparameters_card import HyperparametersCard
-from train_app.wizard import ClassesCard, SourceTargetCard, TrainingCard
+from train_app.source_target import SourceTargetCard
+from train_app.training_card import TrainingCard
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import supervisely as sly
 from page import empty_page, type_into
 
 from hrda_core import preset
 from hrda_core.presets import PRESETS
+from train_app.choices import ProjectChoice
+from train_app.classes_card import ClassesCard
+from train_app.errors import UserError
 from train_app.hyperparameter_form import SETTINGS
 from train_app.hyperparameters_card import PRESET_LABELS, TEMPLATE, HyperparametersCard
+from train_app.labels import ClassChoice
+from train_app.role_overview import RoleOverview, chosen_datasets, look_at
 from train_app.settings import read_yaml
 from train_app.settings_text import preset_text, with_field
 
@@ -172,3 +182,163 @@ def test_the_editor_tells_when_it_is_left() -> None:
     html = str(HyperparametersCard(DEFAULTS).editor.to_html())
     assert "@focusout=\"post('/hrda_yaml/left')\"" in html
     assert "hrda_yaml.text" in html and Path(TEMPLATE).name == "hyperparameters.yaml"
+
+
+# ---- how many images a role has, and what they look like
+
+
+class Platform:
+    """Two projects: 1 with dataset 10 (5 images) and 11 inside it (3, of which 2 have objects), 2 with dataset 20."""
+
+    def __init__(self) -> None:
+        self.project = self.dataset = self.image = self
+        self.slow, self.asked = threading.Event(), 0
+        self.slow.set()
+
+    def get_stats(self, project_id: int) -> dict[str, Any]:
+        return {"images": {"total": {"imagesMarked": {1: 7, 2: 0}[project_id]}}}
+
+    def get_list(self, id: int, recursive: bool = False, limit: int | None = None) -> list[SimpleNamespace]:
+        self.slow.wait(10)
+        if recursive:
+            self.asked += 1
+            rows = {1: [(10, None, 5), (11, 10, 3)], 2: [(20, None, 6)]}[id]
+            return [SimpleNamespace(id=i, parent_id=parent, images_count=count) for i, parent, count in rows]
+        infos = [
+            SimpleNamespace(name=f"{id}-{n}.png", full_storage_url=f"http://x/{id}-{n}", labels_count=n < 2) for n in range(3)
+        ]
+        return infos[:limit]
+
+    def preview_url(self, url: str, height: int) -> str:
+        return f"{url}?h={height}"
+
+
+def test_counts_and_thumbnails_of_chosen_projects() -> None:
+    overview = look_at(Platform(), [ProjectChoice(1), ProjectChoice(2)])  # type: ignore[arg-type]
+    assert overview.sentence() == "14 images, 7 with objects"
+    assert [name for name, _ in overview.pictures] == ["10-0.png", "10-1.png", "11-0.png", "20-0.png"]
+    assert overview.pictures[0][1] == "http://x/10-0?h=192"
+
+
+def test_a_dataset_counts_with_those_inside_it_and_without_its_neighbours() -> None:
+    platform: Any = Platform()
+    assert [d.id for d in chosen_datasets(platform, ProjectChoice(1, (10,)))] == [10, 11]
+    assert look_at(platform, [ProjectChoice(1, (11,))]).sentence() == "3 images, 2 with objects"
+
+
+def test_the_page_never_waits_for_the_platform_and_shows_the_latest_choice() -> None:
+    platform: Any = Platform()
+    platform.slow.clear()
+    role, seen = RoleOverview(platform, "target"), []
+    role.seen = seen.append
+    role.update([ProjectChoice(1)])
+    first = role.thread
+    role.update([ProjectChoice(2)])
+    assert role.text.text == "Counting images ..."
+    platform.slow.set()
+    for thread in (first, role.thread):
+        assert thread is not None
+        thread.join(10)
+    assert role.text.text == "6 images, 0 with objects"
+    assert 'loading="lazy"' in role.pictures.text and "20-0.png" in role.pictures.text and "10-0.png" not in role.pictures.text
+    role.update([])
+    assert (role.text.text, role.pictures.text) == ("", "") and seen[-1] is None
+
+
+def test_a_project_that_cannot_be_read_is_no_disaster() -> None:
+    role = RoleOverview(Platform(), "target")  # type: ignore[arg-type]
+    role.update([ProjectChoice(9)])
+    assert role.thread is not None
+    role.thread.join(10)
+    assert role.text.text == "The images cannot be listed at the moment"
+
+
+# ---- what becomes of each class
+
+
+META = sly.ProjectMeta([sly.ObjClass(name, sly.Bitmap) for name in ("crack", "hairline", "mud", "joint")])
+
+
+class Labelled:
+    """Every project has the four classes; crack occurs 5 times on 3 images of dataset 10 and once in dataset 11."""
+
+    def __init__(self) -> None:
+        self.project = self.dataset = self
+
+    @classmethod
+    def from_env(cls) -> Labelled:
+        return cls()
+
+    def get_meta(self, project_id: int) -> dict[str, Any]:
+        if project_id > 5:
+            raise KeyError(project_id)
+        return dict(META.to_json())
+
+    def get_info_by_id(self, project_id: int) -> SimpleNamespace:
+        return SimpleNamespace(type="images")
+
+    def get_stats(self, project_id: int) -> dict[str, Any]:
+        def row(name: str, ten: int, eleven: int) -> dict[str, Any]:
+            parts = [{"id": 10, "count": ten}, {"id": 11, "count": eleven}]
+            return {"objectClass": {"name": name}, "total": ten + eleven, "datasets": parts}
+
+        others = [row(name, 0, 0) for name in ("hairline", "mud", "joint")]
+        return {"images": {"objectClasses": [row("crack", 3, 1), *others]}, "objects": {"items": [row("crack", 5, 1), *others]}}
+
+    def get_list(self, project_id: int, recursive: bool) -> list[SimpleNamespace]:
+        return [SimpleNamespace(id=10, parent_id=None), SimpleNamespace(id=11, parent_id=None)]
+
+
+@pytest.fixture
+def classes(monkeypatch: pytest.MonkeyPatch) -> ClassesCard:
+    monkeypatch.setattr(sly, "Api", Labelled)  # the table makes one of its own
+    return ClassesCard(1)
+
+
+def test_all_classes_are_learned_at_first(classes: ClassesCard) -> None:
+    assert classes.choice() == ClassChoice(("crack", "hairline", "mud", "joint"))
+    assert classes.validate_step()
+    assert classes.validator_text.text == "The model learns 5 classes: background, crack, hairline, mud, joint"
+
+
+def test_classes_are_merged_and_ignored(classes: ClassesCard) -> None:
+    type_into(classes.joining, value=["hairline", "joint"])
+    type_into(classes.joined, value="crack")
+    classes._merge()
+    type_into(classes.ignore, value=["mud"])
+    classes._ignored(["mud"])
+    choice = classes.choice()
+    assert choice == ClassChoice(("crack",), ignored=("mud",), merged=(("hairline", "crack"), ("joint", "crack")))
+    assert choice.values() == {"background": 0, "crack": 1, "hairline": 1, "joint": 1, "mud": 255}
+    assert "joins <b>crack</b>" in classes.fates.text and "ignored (255)" in classes.fates.text
+    classes._unmerge()
+    assert classes.choice().merged == () and "not drawn: background" in classes.fates.text
+
+
+def test_a_class_has_one_fate(classes: ClassesCard) -> None:
+    classes._ignored(["mud"])
+    classes.classes_table.select_classes(["crack", "mud"])
+    classes._ticked(["crack", "mud"])
+    assert classes.choice() == ClassChoice(("crack", "mud"))
+    assert classes.ignore.get_value() == []
+
+
+def test_a_merge_into_what_is_not_learned_is_refused_in_words(classes: ClassesCard) -> None:
+    type_into(classes.joining, value=["joint"])
+    type_into(classes.joined, value="mud")
+    classes._merge()
+    classes._ignored(["mud"])
+    assert not classes.validate_step()
+    assert "&#x27;joint&#x27; is to join &#x27;mud&#x27;, which is not chosen" in classes.validator_text.text
+
+
+def test_the_card_shows_what_a_state_says_and_counts_of_chosen_datasets(classes: ClassesCard) -> None:
+    choice = ClassChoice(("crack",), background=False, ignored=("mud",), merged=(("joint", "crack"),))
+    classes.read_projects([ProjectChoice(1, (10,)), ProjectChoice(2)], [ProjectChoice(9)])  # 9 does not exist
+    classes.set(choice)
+    assert classes.choice() == choice
+    assert classes.ignore.get_value() == ["mud"] and not classes.background.is_checked()
+    first = classes.fates.text.split("</tr>")[1]
+    assert [re.sub("<.*?>", "", cell) for cell in first.split("</td>")][:4] == ["crack", "7", "11", "learned"]
+    with pytest.raises(UserError, match="classes: moss not in the source, which has crack, hairline, joint, mud"):
+        classes.set(ClassChoice(("moss",)))

@@ -28,12 +28,12 @@ class SourceTargetCard:
     def __init__(self, project_info: sly.ProjectInfo, app_options: dict[str, Any] | None = None) -> None:
         api = sly.Api.from_env()
         self.launched_on = project_info.id
-        self.source_changed: Callable[[], None] = lambda: None
+        self.changed: Callable[[], None] = lambda: None  # projects were added or removed
         self.source = ProjectList(
-            api, "source", [ProjectChoice(project_info.id)], "No labelled project is chosen.", lambda: self.source_changed()
+            api, "source", [ProjectChoice(project_info.id)], "No labelled project is chosen.", lambda: self.changed()
         )
-        self.target = ProjectList(api, "target", empty="No project with real photos is chosen.")
-        self.validation = ProjectList(api, "validation", empty="No validation project is chosen.")
+        self.target = ProjectList(api, "target", (), "No project with real photos is chosen.", lambda: self.changed())
+        self.validation = ProjectList(api, "validation", (), "No validation project is chosen.", lambda: self.changed())
         items = [RadioGroup.Item(value, label) for value, label in METHODS]
         self.method = RadioGroup(items, direction="vertical", widget_id="hrda_validation_method")
         self.percent = InputNumber(10, min=1, max=90, widget_id="hrda_validation_percent")
@@ -46,24 +46,34 @@ class SourceTargetCard:
         self.validator_text = Text("", widget_id="hrda_input_text")
         self.validator_text.hide()
         self.button = Button("Select", widget_id="hrda_input_button")
+        self.share = Text("", widget_id="hrda_validation_share")
         explained: list[tuple[str, str, Widget]] = [
             ("Source", "Labelled images, mostly synthetic ones", Container([self.source.widget, self.unlabelled_source])),
             ("Target", "Real photos; they need no labels", Container([self.target.widget, self.use_target_labels])),
             (
                 "Validation",
                 "Labelled photos that look like the target: for the curves, the best checkpoint and the thresholds",
-                Container([self.method, self.validation.widget, self.percent, self.unlabelled_validation]),
+                Container([self.method, self.validation.widget, self.percent, self.share, self.unlabelled_validation]),
             ),
         ]
         fields: list[Widget] = [Field(content, title, description) for title, description, content in explained]
         self.card = Card(
             title=self.title,
             description="Projects and datasets are chosen for each role on their own; no image may have two roles",
-            content=Container([*fields, self.cache, self.validator_text, self.button]),
+            content=Container(
+                [
+                    Container(fields, "horizontal", gap=28, fractions=[1] * len(fields), widgets_style="min-width:0"),
+                    self.cache,
+                    self.validator_text,
+                    self.button,
+                ]
+            ),
             collapsable=(app_options or {}).get("collapsable", False),
         )
         self._show_validation(self.method.get_value())
         self.method.value_changed(self._show_validation)
+        self.percent.value_changed(lambda value: self._show_share())
+        self.target.overview.seen = lambda overview: self._show_share()
 
     @property
     def widgets_to_disable(self) -> list[Any]:
@@ -94,6 +104,7 @@ class SourceTargetCard:
         self.validation.set(choice.validation.projects)
         self.method.set_value(choice.validation.method)
         self.percent.value = choice.validation.percent
+        self._show_share()
         for box, checked in (
             (self.use_target_labels, choice.use_target_labels),
             (self.unlabelled_source, choice.unlabelled_source == "background"),
@@ -101,7 +112,7 @@ class SourceTargetCard:
         ):
             (box.check if checked else box.uncheck)()
         self._show_validation(choice.validation.method)
-        self.source_changed()
+        self.changed()
 
     def get_project_id(self) -> int:
         return self.launched_on
@@ -124,8 +135,20 @@ class SourceTargetCard:
 
     def _show_validation(self, method: str) -> None:
         (self.validation.widget.show if method == "project" else self.validation.widget.hide)()
-        (self.percent.show if method == "share" else self.percent.hide)()
+        for widget in (self.percent, self.share):
+            (widget.show if method == "share" else widget.hide)()
+        self._show_share()
         (self.unlabelled_validation.hide if method == "none" else self.unlabelled_validation.show)()
+
+    def _show_share(self) -> None:
+        overview, percent = self.target.overview.overview, self.percent.get_value()
+        if overview is None or overview.labelled is None:
+            self.share.text = f"{percent} % of the labelled target images"
+        elif not overview.labelled:
+            self.share.text = "None of the target images has objects, so there is no share to take"
+        else:
+            about = max(1, round(overview.labelled * percent / 100))
+            self.share.text = f"{percent} % of the {overview.labelled} labelled target images: about {about}"
 
 
 def show_outcome(text: Text, problems: Sequence[str], success: str) -> bool:

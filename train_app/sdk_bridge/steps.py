@@ -18,14 +18,26 @@ from supervisely.nn.utils import ModelSource
 
 from hrda_core import TrainConfig
 from train_app.app_state import check_options, check_state, choice_from_state
+from train_app.classes_card import ClassesCard
 from train_app.errors import UserError
 from train_app.hyperparameters_card import HyperparametersCard
 from train_app.settings import OWN_ENCODER, ModelChoice, read_settings, read_yaml
+from train_app.source_target import SourceTargetCard
+from train_app.training_card import TrainingCard
 from train_app.training_view import TrainingView
-from train_app.wizard import ClassesCard, SourceTargetCard, TrainingCard
 
 STEPS = ("input_selector", "model_selector", "classes_selector", "hyperparameters_selector")
 SDK_ERRORS = (KeyError, ValueError, TypeError, AttributeError, IndexError)  # for what it does not find or expect
+
+
+class InputCard(SourceTargetCard):
+    """Ours, with what the SDK's tree of datasets forgets when it is disabled: its own drop-downs."""
+
+    @property
+    def widgets_to_disable(self) -> list[Any]:
+        trees = [role.selector for role in (self.source, self.target, self.validation)]
+        parts = [part for tree in trees for part in (tree._select_team, tree._select_workspace, tree._select_project)]
+        return [*super().widgets_to_disable, *parts, *(tree._select_dataset for tree in trees)]
 
 
 class LogsCard(TrainingLogs):
@@ -46,7 +58,7 @@ class Wizard(sdk_gui.TrainGUI):
     wrong with a state (of the experiment page, of a former process) is shown on the first card instead of ending the app.
     """
 
-    input_selector: SourceTargetCard
+    input_selector: InputCard
     classes_selector: ClassesCard
     hyperparameters_selector: HyperparametersCard
     training_process: TrainingCard
@@ -60,7 +72,7 @@ class Wizard(sdk_gui.TrainGUI):
         self.step_flow.steps["classes_selector"]["on_select_click"].clear()
         for moment in ("on_select_click", "on_reselect_click"):  # toggles of the editor, which `widgets_to_disable` has
             self.step_flow.steps["hyperparameters_selector"][moment].clear()
-        self.input_selector.source_changed = self._read_classes
+        self.input_selector.changed = self._read_classes
         self.hyperparameters_selector.check = self._check_settings
         for step in ("input_selector", "model_selector"):  # what is valid depends on them
             self.step_flow.steps[step]["on_select_click"].append(self.hyperparameters_selector.refresh)
@@ -102,7 +114,6 @@ class Wizard(sdk_gui.TrainGUI):
 
     def _init_input(self, settings: Any, options: Any, click_cb: bool = True, validate: bool = True) -> bool:
         self.input_selector.set(self._choice)
-        self._read_classes()
         return self._taken(self.input_selector, super()._init_input(settings, options, click_cb, validate), validate)
 
     def _init_model(self, settings: Any, options: Any = None, click_cb: bool = True, validate: bool = True) -> bool:
@@ -143,7 +154,8 @@ class Wizard(sdk_gui.TrainGUI):
         return read_settings(text, model, self.input_selector.use_target_labels.is_checked())
 
     def _read_classes(self) -> None:
-        self.classes_selector.read_projects([project.project_id for project in self.input_selector.source.get()])
+        card = self.input_selector
+        self.classes_selector.read_projects(card.source.get(), [*card.target.get(), *card.validation.get()])
 
     def _names_of_classes(self, classes: list[Any]) -> list[str]:
         """Names, also where the state gives ids of classes of the launched project, as the experiment page does."""
@@ -158,7 +170,7 @@ class Wizard(sdk_gui.TrainGUI):
 
 
 def put_in_our_cards() -> None:
-    sdk_gui.InputSelector = SourceTargetCard
+    sdk_gui.InputSelector = InputCard
     sdk_gui.ClassesSelector = ClassesCard
     sdk_gui.HyperparametersSelector = HyperparametersCard
     sdk_gui.TrainingProcess = TrainingCard
