@@ -12,13 +12,21 @@ import supervisely
 from supervisely.app.fastapi import subapp
 from supervisely.app.widgets.editor import editor
 from supervisely.nn.training import resume_manifest, train_app
-from supervisely.nn.training.gui import classes_selector, gui, hyperparameters_selector, input_selector, training_logs
+from supervisely.nn.training.gui import (
+    classes_selector,
+    gui,
+    hyperparameters_selector,
+    input_selector,
+    model_selector,
+    training_logs,
+)
 from supervisely.nn.training.gui import training_process as process_module
 from supervisely.nn.training.gui import utils as gui_utils
 from supervisely.nn.training.train_app import TrainApp
 
 from train_app.classes_card import ClassesCard
 from train_app.hyperparameters_card import HyperparametersCard
+from train_app.sdk_bridge.model_card import ModelCard
 from train_app.source_target import SourceTargetCard
 from train_app.training_card import TrainingCard
 
@@ -94,7 +102,7 @@ def test_the_upload_takes_its_directory_from_the_resume_context() -> None:
 def test_the_wizard_finds_its_cards_in_the_namespaces_that_are_patched() -> None:
     source = inspect.getsource(gui.TrainGUI.__init__)
     for call in (
-        *("InputSelector(self.project_info, self.app_options)", "TrainingProcess(self.app_options)"),
+        *("InputSelector(self.project_info, self.app_options)", "TrainingProcess(self.app_options)", "ModelSelector("),
         *("ClassesSelector(", "HyperparametersSelector(", "TrainingLogs(self.app_options)"),
     ):
         assert call in source
@@ -122,6 +130,7 @@ def test_methods_of_the_wizard(method: str, expected: str) -> None:
         (SourceTargetCard, input_selector.InputSelector),
         (ClassesCard, classes_selector.ClassesSelector),
         (TrainingCard, process_module.TrainingProcess),
+        (ModelCard, model_selector.ModelSelector),
         (HyperparametersCard, hyperparameters_selector.HyperparametersSelector),
     ],
 )

@@ -21,10 +21,13 @@ from hrda_core.training.run_directory import RunDirectory
 from tests.local_platform import LocalPlatform
 from train_app.app_state import choice_from_state, state_of_choice
 from train_app.artifacts import figures_of, meta_of
+from train_app.checkpoint_check import check_encoder_weights, describe_network
 from train_app.checkpoint_upload import CheckpointUpload
 from train_app.choices import DataChoice, ProjectChoice, ValidationChoice
 from train_app.errors import UserError
 from train_app.labels import ClassChoice
+from train_app.memory_estimate import estimate_bytes, free_bytes, memory_sentence
+from train_app.model_figures import figures_of_encoder
 from train_app.runner import Event, Runner, TrainingFailed, launcher
 from train_app.session import SessionFile
 from train_app.settings import ModelChoice, read_settings
@@ -135,6 +138,43 @@ def test_a_checkpoint_brings_its_architecture(tmp_path: Path) -> None:
         read_settings("", ModelChoice(checkpoint=tmp_path / "junk.pth"))
 
 
+def test_a_checkpoint_is_described_when_it_is_chosen(tmp_path: Path) -> None:
+    path = train(tiny(mode="source-only"), cracks(2, 1), None, directory=tmp_path).best
+    said = describe_network(path, "own encoder")
+    assert said == "best.pth: a checkpoint of Train HRDA with encoder test_efficientnet, iteration 6, classes background, crack"
+    assert read_settings("", ModelChoice("pvt_v2_b2", checkpoint=path)).model.encoder == "test_efficientnet"
+
+
+def test_public_weights_are_checked_against_the_row_when_they_are_chosen(tmp_path: Path) -> None:
+    model = build_model("mit_b0", 19)
+    torch.save(model.encoder.state_dict(), tmp_path / "mit_b0.pth")
+    torch.save({"state_dict": {"backbone.x": torch.zeros(1)}}, tmp_path / "other.pth")
+    torch.save({"code": Path}, tmp_path / "code.pth")
+    assert check_encoder_weights(tmp_path / "mit_b0.pth", "mit_b0") == "mit_b0.pth: weights that fit mit_b0"
+    for name, encoder, words in (
+        ("mit_b0.pth", "mit_b1", "The chosen weights do not suit"),
+        ("mit_b0.pth", "own encoder", "choose the row of the model that it belongs to"),
+        ("code.pth", "mit_b0", "cannot be read safely"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_encoder_weights(tmp_path / name, encoder)
+    for name, words in (
+        ("other.pth", "does not suit"),
+        ("mit_b0.pth", "do not belong to this network"),
+        ("code.pth", "read safely"),
+    ):
+        with pytest.raises(UserError, match=words):
+            describe_network(tmp_path / name, "mit_b0")
+
+
+def test_a_file_of_weights_goes_into_the_configuration(tmp_path: Path) -> None:
+    config = read_settings("", ModelChoice("mit_b1", pretrained_file=tmp_path / "mit_b1.pth"))
+    assert (config.model.encoder, config.model.pretrained_file) == ("mit_b1", str(tmp_path / "mit_b1.pth"))
+    torch.save({"state_dict": {}}, tmp_path / "hrda.pth")
+    config = read_settings("", ModelChoice("mit_b5", checkpoint=tmp_path / "hrda.pth"))
+    assert (config.model.encoder, config.model.start_from) == ("mit_b5", str(tmp_path / "hrda.pth"))
+
+
 def test_the_table_of_models_tells_the_true_number_of_parameters() -> None:
     models = json.loads((ROOT / "train_app" / "models.json").read_text())
     assert models[0]["meta"]["model_name"] == preset("standard").model.encoder
@@ -144,6 +184,41 @@ def test_the_table_of_models_tells_the_true_number_of_parameters() -> None:
             with torch.device("meta"):
                 count = sum(p.numel() for p in build_model(name, 2).parameters())
             assert round(count / 1e6, 1) == row["Parameters (M)"], name
+
+
+def test_the_table_of_models_tells_memory_and_speed_as_they_were_counted() -> None:
+    models = json.loads((ROOT / "train_app" / "models.json").read_text())
+    standard = figures_of_encoder("pvt_v2_b2")
+    assert standard is not None
+    for row in models[:-1]:  # the last one is whatever encoder the settings name
+        name = row["meta"]["model_name"]
+        figures = figures_of_encoder(name)
+        needed = estimate_bytes(preset("standard").updated({"model": {"encoder": name}}), "cuda:0")
+        assert figures is not None and needed is not None, name
+        assert round(figures.parameters / 1e6, 1) == row["Parameters (M)"], name
+        assert round(needed / 1e9, 1) == row["Memory (GB)"], name
+        assert round(standard.multiply_adds / figures.multiply_adds, 2) == row["Relative speed"], name
+
+
+def test_memory_grows_with_batch_and_crop_and_shrinks_with_bf16() -> None:
+    def needed(*changes: str, device: str = "cuda:0") -> int:
+        return estimate_bytes(preset("standard").changed(changes), device) or 0
+
+    standard = needed()
+    assert needed("optimisation.batch_size=4") > standard
+    assert needed("data.crop_height=1024") == needed("optimisation.batch_size=4")
+    assert needed("precision=fp32") > 1.3 * standard
+    assert needed("precision=bf16", device="cpu") < needed(device="cpu")  # "auto" is fp32 there
+
+
+def test_what_will_hardly_fit_is_a_warning_and_no_refusal() -> None:
+    config = preset("standard")
+    assert memory_sentence(config, "cuda:0", None)[1] == "info"
+    assert memory_sentence(config, "cuda:0", 80 * 10**9)[1] == "info"
+    text, status = memory_sentence(config.changed(["optimisation.batch_size=16"]), "cuda:0", 6 * 10**9)
+    assert status == "warning" and "6.0 GB are free: use a smaller batch or crop" in text
+    assert "nothing is known of encoder 'mine'" in memory_sentence(config.changed(["model.encoder=mine"]), "cpu", None)[0]
+    assert (free_bytes("cpu") or 0) > 10**8
 
 
 # ---- the child process

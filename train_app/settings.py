@@ -27,10 +27,11 @@ CHOSEN_ELSEWHERE = {
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A row of the model table, or the checkpoint of an experiment (a local copy) to start from."""
+    """A row of the model table, and local copies of files: a whole network to start from, or weights of the encoder."""
 
     encoder: str = OWN_ENCODER
     checkpoint: Path | None = None
+    pretrained_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def _field(content: Mapping[str, Any], path: str) -> Any:
 
 def _model(model: ModelChoice, config: TrainConfig, written: str | None) -> dict[str, Any]:
     if model.checkpoint is not None:
-        return {"model": _architecture(model.checkpoint, config, written)}
+        row = None if model.encoder == OWN_ENCODER else model.encoder
+        return {"model": _architecture(model.checkpoint, config, written or row)}
     if model.encoder == OWN_ENCODER:
         if written is None:
             raise UserError(
@@ -127,7 +129,8 @@ def _model(model: ModelChoice, config: TrainConfig, written: str | None) -> dict
             f"model.encoder={written!r} is not the model chosen in the Model card ({model.encoder}); take the line out, "
             f"or choose 'Own encoder' there"
         )
-    return {"model": {"encoder": model.encoder}}
+    file = {} if model.pretrained_file is None else {"pretrained_file": str(model.pretrained_file)}
+    return {"model": {"encoder": model.encoder, **file}}
 
 
 def _architecture(path: Path, config: TrainConfig, written: str | None) -> dict[str, Any]:
@@ -142,7 +145,7 @@ def _architecture(path: Path, config: TrainConfig, written: str | None) -> dict[
                 f"{path.name} is not a checkpoint of Train HRDA. If it is a published HRDA, DAFormer or MIC checkpoint, name its "
                 f"encoder in the hyperparameters (model.encoder: mit_b5)"
             ) from error
-        return {"start_from": str(path)}
+        return {"encoder": written, "start_from": str(path)}
     options = content["model_config"]
     same = {name: options[name] for name in ("encoder", "head_channels", "attention", "multi_resolution")}
     return {**same, "start_from": str(path), "pretrained_file": ""}

@@ -18,6 +18,7 @@ from hrda_core.inference.predictor import choose_device
 from hrda_core.training.run_directory import RunDirectory
 from train_app.artifacts import base_checkpoint, figures_of, meta_of, stage_artifacts
 from train_app.benchmark import benchmark_projects, why_no_benchmark
+from train_app.checkpoint_check import check_encoder_weights, describe_network
 from train_app.checkpoint_upload import CheckpointUpload
 from train_app.errors import UserError
 from train_app.projects import Prepared, default_cache, prepare_datasets
@@ -47,6 +48,7 @@ class TrainHRDA(BridgedTrainApp):
         self._run = RunDirectory(data / "runs" / str(self.task_id))
         self._data = data / "datasets" / str(self.task_id)
         self._session = SessionFile(self._run.path / "session.json")
+        self.gui.model_selector.check = self._check_file
         self.on_start(self.train)
         self.app.call_before_shutdown(self._stop_now)
         self._go_on_after_interruption()
@@ -266,13 +268,20 @@ class TrainHRDA(BridgedTrainApp):
         return bool(self.gui.model_selector.get_model_source() == sly.nn.utils.ModelSource.CUSTOM)
 
     def _model(self) -> ModelChoice:
-        """The row of the model table; or the checkpoint of an experiment, downloaded."""
-        if not self._is_custom():
-            return ModelChoice(encoder=self.model_info["meta"]["model_name"])
-        remote = self.gui.model_selector.get_checkpoint_link()
-        return ModelChoice(
-            checkpoint=fetch_file(self._api, self.team_id, remote, self._run.path / "start", self._show, self._stop.is_set)
-        )
+        """The row of the model table, perhaps with a file of Team Files; or the checkpoint of an experiment. Files downloaded."""
+        card = self.gui.model_selector
+        if self._is_custom():
+            return ModelChoice(checkpoint=self._fetch(card.get_checkpoint_link()))
+        kind, path = card.file()
+        local = self._fetch(path) if path else None
+        files = {"start_from": "checkpoint", "pretrained_file": "pretrained_file"}
+        return ModelChoice(card.encoder(), **({files[kind]: local} if local is not None else {}))
+
+    def _check_file(self, kind: str, path: str) -> str:
+        """What a chosen file of weights holds; it is downloaded, and used at Start."""
+        local = fetch_file(self._api, self.team_id, path, self._run.path / "start", self._show, lambda: False)
+        encoder = self.gui.model_selector.encoder()
+        return check_encoder_weights(local, encoder) if kind == "pretrained_file" else describe_network(local, encoder)
 
     def _fetch(self, remote: str) -> Path:
         return fetch_file(self._api, self.team_id, remote, self._run.path / "start", self._show, self._stop.is_set)

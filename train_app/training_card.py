@@ -12,8 +12,8 @@ from supervisely.app.widgets import (
     Card,
     Checkbox,
     Container,
-    Empty,
     Field,
+    Flexbox,
     Input,
     SelectCudaDevice,
     Text,
@@ -45,9 +45,8 @@ class TrainingCard:
         self.resume_info_text.hide()
         self.validator_text = Text("", widget_id="hrda_training_text")
         self.validator_text.hide()
-        buttons = Container(
-            [self.start_button, self.resume_button, self.stop_button, Empty()], "horizontal", fractions=[1, 1, 1, 10], gap=1
-        )
+        self.memory = Text("", widget_id="hrda_training_memory")
+        buttons = Flexbox([self.start_button, self.resume_button, self.stop_button])
         self.card = Card(
             title=self.title,
             description="Images are downloaded first; Stop saves what was trained and uploads it",
@@ -55,7 +54,7 @@ class TrainingCard:
                 [
                     Field(self.select_device, "Device", "A GPU, or the CPU for a first look"),
                     Field(self.experiment_name_input, "Experiment name"),
-                    *(self.baseline, self.continue_run, self.resume_info_text, buttons, self.validator_text),
+                    *(self.baseline, self.continue_run, self.memory, self.resume_info_text, buttons, self.validator_text),
                 ]
             ),
             lock_message="Select previous step to unlock",

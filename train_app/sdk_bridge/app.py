@@ -134,6 +134,7 @@ class BridgedTrainApp(train_app.TrainApp):
         state: dict[str, Any] = super().get_app_state(experiment_info)
         if state["model"]["source"] == ModelSource.PRETRAINED:
             state["model"]["model_name"] = self.model_info["meta"]["model_name"]  # the table's row, not the trained encoder
+            state["model"] |= self.gui.model_selector.state()
         state["input"] = state_of_choice(self.choice)
         state["options"] |= {
             "devices": self.gui.training_process.get_devices(),
@@ -318,6 +319,8 @@ class BridgedTrainApp(train_app.TrainApp):
     def _set_train_widgets_state_on_start(self) -> None:
         super()._set_train_widgets_state_on_start()
         self._activate(self.gui.training_logs)
+        for widget in self.gui.training_process.widgets_to_disable:
+            widget.disable()
         self.gui.training_process.stop_button.enable()
         self.gui.training_process.stop_button.show()
         self.view.reset()
@@ -325,6 +328,8 @@ class BridgedTrainApp(train_app.TrainApp):
     def _restore_train_widgets_state_on_error(self) -> None:
         super()._restore_train_widgets_state_on_error()
         self.gui.training_logs.card.unlock()  # what was seen so far stays to be seen
+        for widget in self.gui.training_process.widgets_to_disable:
+            widget.enable()
         self._activate(self.gui.training_process)
 
     def _activate(self, card: Any) -> None:

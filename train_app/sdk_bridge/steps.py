@@ -21,7 +21,9 @@ from train_app.app_state import check_options, check_state, choice_from_state
 from train_app.classes_card import ClassesCard
 from train_app.errors import UserError
 from train_app.hyperparameters_card import HyperparametersCard
-from train_app.settings import OWN_ENCODER, ModelChoice, read_settings, read_yaml
+from train_app.memory_estimate import free_bytes, memory_sentence
+from train_app.sdk_bridge.model_card import ModelCard
+from train_app.settings import ModelChoice, read_settings, read_yaml
 from train_app.source_target import SourceTargetCard
 from train_app.training_card import TrainingCard
 from train_app.training_view import TrainingView
@@ -59,6 +61,7 @@ class Wizard(sdk_gui.TrainGUI):
     """
 
     input_selector: InputCard
+    model_selector: ModelCard
     classes_selector: ClassesCard
     hyperparameters_selector: HyperparametersCard
     training_process: TrainingCard
@@ -74,6 +77,8 @@ class Wizard(sdk_gui.TrainGUI):
             self.step_flow.steps["hyperparameters_selector"][moment].clear()
         self.input_selector.changed = self._read_classes
         self.hyperparameters_selector.check = self._check_settings
+        self.hyperparameters_selector.estimate = self._estimate_memory
+        self.training_process.select_device.value_changed(lambda device: self.hyperparameters_selector.refresh())
         for step in ("input_selector", "model_selector"):  # what is valid depends on them
             self.step_flow.steps[step]["on_select_click"].append(self.hyperparameters_selector.refresh)
 
@@ -123,6 +128,12 @@ class Wizard(sdk_gui.TrainGUI):
             names = [model["meta"]["model_name"] for model in self.models]
             if settings.get("model_name") not in names:
                 raise UserError(f"model.model_name={settings.get('model_name')!r}: use one of {', '.join(names)}")
+        files = {kind: settings[kind] for kind in ("pretrained_file", "start_from") if settings.get(kind)}
+        if len(files) > 1 or not all(isinstance(path, str) for path in files.values()):
+            raise UserError(
+                f"model: {files} are too much; give the path of one file in Team Files, start_from or pretrained_file"
+            )
+        self.model_selector.set_file(*next(iter(files.items()), ("", "")))
         try:
             done = super()._init_model(settings, options, click_cb, validate)
         except SDK_ERRORS as error:
@@ -150,8 +161,17 @@ class Wizard(sdk_gui.TrainGUI):
         """With the model and the roles as the other cards have them; a checkpoint's architecture is known when it is here."""
         if self.model_selector.get_model_source() == ModelSource.CUSTOM:
             return read_yaml(text).config()
-        model = ModelChoice(encoder=self.model_selector.get_model_name() or OWN_ENCODER)
+        model = ModelChoice(encoder=self.model_selector.encoder())
         return read_settings(text, model, self.input_selector.use_target_labels.is_checked())
+
+    def _estimate_memory(self, config: TrainConfig) -> tuple[str, str]:
+        """Shown where the settings are made and again where the training is started; a warning, since an estimate may err."""
+        if self.model_selector.get_model_source() == ModelSource.CUSTOM:
+            config = config.updated({"model": {"encoder": self.model_selector.encoder()}})
+        device = self.training_process.get_device()
+        sentence, status = memory_sentence(config, device, free_bytes(device))
+        self.training_process.memory.set(sentence, status)
+        return sentence, status
 
     def _read_classes(self) -> None:
         card = self.input_selector
@@ -171,6 +191,7 @@ class Wizard(sdk_gui.TrainGUI):
 
 def put_in_our_cards() -> None:
     sdk_gui.InputSelector = InputCard
+    sdk_gui.ModelSelector = ModelCard
     sdk_gui.ClassesSelector = ClassesCard
     sdk_gui.HyperparametersSelector = HyperparametersCard
     sdk_gui.TrainingProcess = TrainingCard
