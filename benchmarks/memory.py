@@ -48,17 +48,23 @@ def main() -> None:
         FIGURES.write_text(json.dumps({name: f._asdict() for name, f in figures.items()}, indent=1) + "\n")
     elif options.what == "one":
         encoder, crop, batch = options.case
-        print(measure(encoder, int(crop), int(batch)))
+        print(*measure(encoder, int(crop), int(batch)))
     else:
-        print("| encoder | crop | batch | measured, MB | estimated, MB | estimated / measured |\n| --- " + "| --- " * 5 + "|")
+        print(
+            "| encoder | crop | batch | program alone, MB | measured, MB | estimated, MB | estimated / measured |\n| --- "
+            + "| --- " * 6
+            + "|"
+        )
         for encoder, crop, batch in CHECKED:  # a process each, since peaks never sink
             command = [sys.executable, "-m", "benchmarks.memory", "one", "--case", encoder, str(crop), str(batch)]
-            measured = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            measured, before = (int(part) for part in answer.split())
             config = TrainConfig().changed([f"model.encoder={encoder}", f"data.crop_height={crop}", f"data.crop_width={crop}"])
             config = config.changed([f"optimisation.batch_size={batch}", "precision=fp32"])
             estimated = estimate_bytes(config, "cpu")
             assert estimated is not None
-            print(f"| {encoder} | {crop} | {batch} | {measured / 1e6:.0f} | {estimated / 1e6:.0f} | {estimated / measured:.2f} |")
+            figures = " | ".join(f"{size / 1e6:.0f}" for size in (before, measured, estimated))
+            print(f"| {encoder} | {crop} | {batch} | {figures} | {estimated / measured:.2f} |", flush=True)
 
 
 def count(encoder: str) -> Figures:
@@ -107,8 +113,9 @@ def without_content(model: nn.Module) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-def measure(encoder: str, crop: int, batch: int) -> int:
-    """Peak bytes of this process after two whole iterations."""
+def measure(encoder: str, crop: int, batch: int) -> tuple[int, int]:
+    """Peak bytes of this process after two whole iterations, and before anything was built."""
+    before = peak()
     config = TrainConfig().changed([f"model.encoder={encoder}", "adaptation.source_warmup=0"]).resolve(2, True, 0.05)
     student = build_model(encoder, 2, detail_size=crop // 2).train()
     learner = Learner(student, Teacher(student, 0.999, "running"), config)
@@ -119,6 +126,10 @@ def measure(encoder: str, crop: int, batch: int) -> int:
         draws = StepDraws(0, iteration, config.adaptation, "half")
         step(learner, iteration, SourceBatch(image, label), TargetBatch(image, torch.ones(batch, crop, crop)), draws)
         optimizer.step()
+    return peak(), before
+
+
+def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

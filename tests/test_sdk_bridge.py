@@ -102,7 +102,12 @@ def test_the_upload_takes_its_directory_from_the_resume_context() -> None:
 def test_the_wizard_finds_its_cards_in_the_namespaces_that_are_patched() -> None:
     source = inspect.getsource(gui.TrainGUI.__init__)
     for call in (
-        *("InputSelector(self.project_info, self.app_options)", "TrainingProcess(self.app_options)", "ModelSelector("),
+        *(
+            "InputSelector(self.project_info, self.app_options)",
+            "TrainingProcess(self.app_options)",
+            "ModelSelector(",
+            "TrainingArtifacts(",
+        ),
         *("ClassesSelector(", "HyperparametersSelector(", "TrainingLogs(self.app_options)"),
     ):
         assert call in source

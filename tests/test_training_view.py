@@ -15,6 +15,7 @@ from hrda_core.training.run_directory import RunDirectory
 from train_app import training_view
 from train_app.gallery import gallery
 from train_app.preview_browser import MAX_MOMENTS, Moment, PreviewBrowser, preview_address, preview_file
+from train_app.result import result_html
 from train_app.training_view import MAX_CURVES, MAX_POINTS, Curves, TrainingView, curve_of, duration
 
 
@@ -227,6 +228,27 @@ def test_a_relaunched_task_shows_what_was_there(tmp_path: Path) -> None:
     assert view.previews.text.text == "Source-only baseline, after 400 iterations (1 of 3)"
     view.reset()
     assert view.previews.widget.is_hidden() and not view.curves.series["Losses"]
+
+
+def test_at_the_end_pictures_come_from_where_they_stay() -> None:
+    view = TrainingView()
+    view.hear(told("Stage", 0, name="adapt"))
+    for iteration in (200, 400):
+        evaluation(view, iteration)
+    kept = {f"previews/photo {i}_000400.jpg": f"https://files/{i}" for i in range(4)}
+    view.finish("Finished", kept)
+    assert view.status.text == "Finished"
+    assert view.previews.text.text == "Adapt, after 400 iterations (1 of 1)" and "https://files/3" in view.previews.pictures.text
+    assert view.comparisons.widget.is_hidden()
+
+
+def test_the_result_tells_where_everything_is_and_how_to_deploy_it() -> None:
+    html = result_html("/experiments/1_a/7_HRDA/", 7, {"report.html": "https://r?a&b", "checkpoints/best.pth": "https://c"})
+    assert 'href="https://r?a&amp;b"' in html and 'href="https://c"' in html
+    assert (
+        "the experiment of task 7" in html and "nn.deploy(model=&#x27;/experiments/1_a/7_HRDA/checkpoints/best.pth&#x27;)" in html
+    )
+    assert "report.html" not in result_html("/x/", 7, {})
 
 
 def _wait(condition: Any) -> None:

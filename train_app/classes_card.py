@@ -18,7 +18,7 @@ from train_app.source_target import show_outcome
 
 SHAPES = [sly.Bitmap, sly.Polygon, sly.Rectangle, sly.AlphaMask, sly.AnyGeometry]
 MOST_ROWS = 60  # of the table of fates
-CELL = "padding:4px 16px 4px 0;text-align:left;border-bottom:1px solid #eef0f4"
+CELL = "padding:4px 16px 4px 0;text-align:left;border:0;border-bottom:1px solid #eef0f4"
 
 
 class ClassesCard:

@@ -47,7 +47,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("optimisation.learning_rate", "Learning rate", "Of the encoder; heads learn faster", "number"),
         Setting("optimisation.weight_decay", "Weight decay", "Of AdamW or SGD", "number"),
         Setting("optimisation.warmup_iterations", "Warm-up", "Iterations over which the learning rate rises"),
-        Setting("adaptation.source_warmup", "Source alone first", "Iterations before adapting; -1 = chosen by the classes"),
+        Setting("adaptation.source_warmup", "Source alone first", "Iterations; -1 = chosen by the classes"),
     ),
     "Adaptation": (
         Setting(

@@ -10,7 +10,7 @@ from typing import Any
 
 from supervisely.app.widgets import Button, Card, Checkbox, Container, Field, Flexbox, Select, Text, Widget
 
-from hrda_core import TrainConfig
+from hrda_core import TrainConfig, preset
 from train_app.errors import UserError
 from train_app.hyperparameter_form import SETTINGS, HyperparameterForm
 from train_app.settings import Written, read_yaml
@@ -46,6 +46,7 @@ class HyperparametersCard:
         self.reset = Button("Take the preset's values again", plain=True, button_size="small", widget_id="hrda_preset_reset")
         self.form = HyperparameterForm(self._form_changed)
         self.problem = Text("", widget_id="hrda_settings_problem")
+        self.note = Text("", status="info", widget_id="hrda_preset_note")
         self.memory = Text("", widget_id="hrda_memory")
         self.editor = YamlEditor(hyperparameters, height_lines=30, widget_id="hrda_yaml")
         self.run_model_benchmark_checkbox = Checkbox(
@@ -66,7 +67,7 @@ class HyperparametersCard:
             content=Container(
                 [
                     Field(Flexbox([self.preset, self.reset]), "Preset", "Choosing one sets every value below"),
-                    *(self.form.widget, self.problem, self.memory),
+                    *(self.note, self.form.widget, self.problem, self.memory),
                     Field(self.editor, "All settings", "Every field of the configuration; checked when you leave the editor"),
                     Field(Container([*after, self.model_benchmark_auto_convert_warning]), "After the training"),
                     *(self.validator_text, self.button),
@@ -147,6 +148,9 @@ class HyperparametersCard:
                 self.problem.show()
                 return str(error)
             self.problem.hide()
+            wanted = preset(written.preset).model.encoder
+            self.note.text = f"This preset was made for {wanted}; the Model card has {config.model.encoder}"
+            (self.note.hide if wanted == config.model.encoder else self.note.show)()
             self.memory.set(*self.estimate(config))
             (self.memory.show if self.memory.text else self.memory.hide)()
             return ""

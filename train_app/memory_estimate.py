@@ -1,8 +1,9 @@
 """What a training takes in memory, before it is started.
 
 The estimate adds up weights, gradients, both moments of the optimiser, the teacher and the encoder of the feature distance,
-what the backward pass needs (counted per pixel, see benchmarks/memory.py), and the program itself. It was checked against the
-peak memory of processes that train on a CPU.
+what the backward pass needs (counted per pixel, see benchmarks/memory.py), and the program itself. What is needed beside, for
+gradients of single layers and buffers of convolutions, is a factor: on a CPU the one that processes which trained there
+showed; on GPUs an assumption, which no measurement has confirmed yet.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from train_app.model_figures import figures_of_encoder
 
 FLOAT, BF16 = 4, 2  # bytes
 COPIES = 5  # of the network: student, gradients, two moments of AdamW, teacher
-WORKING = 1.25  # gradients of single layers and buffers of convolutions, beside what is kept
-PROGRAM = {"cpu": 700_000_000, "cuda": 600_000_000}  # the process with its libraries; the driver's context
+WORKING = {"cpu": 3.1, "cuda": 1.5}  # times what is kept
+PROGRAM = {"cpu": 780_000_000, "cuda": 600_000_000}  # the process with its libraries; the driver's context
 WARN_FROM = 0.9  # of what is free
 
 
@@ -32,7 +33,7 @@ def estimate_bytes(config: TrainConfig, device: str) -> int | None:
     weights = COPIES * figures.parameters + (figures.encoder_parameters if has_distance else 0)
     kept = pixels * (figures.kept_bf16 if bf16 else figures.kept)
     copies = BF16 * figures.parameters if bf16 else 0
-    return int(FLOAT * weights + copies + WORKING * kept + PROGRAM[kind])
+    return int(FLOAT * weights + copies + WORKING[kind] * kept + PROGRAM[kind])
 
 
 def free_bytes(device: str) -> int | None:

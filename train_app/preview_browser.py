@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from supervisely.app.widgets import Button, Container, Empty, Field, Slider, Text, Widget
 
@@ -73,6 +73,18 @@ class PreviewBrowser:
             if wanted != self._chosen:  # the page tells of what the server has set, too
                 self._chosen = wanted
                 self.show()
+
+    def move(self, addresses: Mapping[str, str]) -> None:
+        """Other addresses for the files, by those below the run's directory; pictures without one are dropped."""
+        with self._lock:
+            moments = []
+            for moment in self._moments:
+                names = {name: unquote(address.rsplit("?", 1)[0]) for name, address in moment.files.items()}
+                files = {name: addresses[path] for name, path in names.items() if path in addresses}
+                if files:
+                    moments.append(moment._replace(files=files))
+            self._moments, self._chosen = moments, max(len(moments) - 1, 0)
+            self.show()
 
     def show(self) -> None:
         with self._lock:

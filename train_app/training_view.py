@@ -141,6 +141,14 @@ class TrainingView:
             self._pending = text
             self._refresh_now_and_then()
 
+    def finish(self, text: str, addresses: Mapping[str, str]) -> None:
+        """The last words, and pictures from where they stay: `addresses` by the files' place in the experiment."""
+        with self._lock:
+            self._pending = text
+            self._refresh()
+            self.previews.move(addresses)
+            self.comparisons.move(addresses)
+
     def notice(self, text: str) -> None:
         """Adds a sentence to those that stay; each once."""
         with self._lock:

@@ -24,6 +24,7 @@ from hrda_core.data.parallel import Stopped
 from train_app.app_state import state_of_choice
 from train_app.choices import DataChoice
 from train_app.errors import UserError
+from train_app.result import result_html
 from train_app.runner import TrainingFailed
 from train_app.sdk_bridge.evaluation import serving
 from train_app.sdk_bridge.routes import add_routes
@@ -178,7 +179,16 @@ class BridgedTrainApp(train_app.TrainApp):
 
     def _finalize(self, experiment_info: dict[str, Any], resume: bool = False) -> None:
         super()._finalize(experiment_info, resume)
+        with contextlib.suppress(Exception):  # what is shown must not spoil what is done
+            self._show_result()
         self.finished()
+
+    def _show_result(self) -> None:
+        """Links that outlive the session: it ends now, and serves no pictures any more."""
+        infos = self._api.file.list(self.team_id, self.remote_directory, recursive=True, return_type="fileinfo")
+        addresses = {info.path.removeprefix(self.remote_directory): info.full_storage_url for info in infos}
+        self.gui.training_artifacts.show_result(result_html(self.remote_directory, self.task_id, addresses))
+        self.view.finish("Finished: everything is in Team Files", addresses)
 
     def create_model_meta(self, task_type: str) -> sly.ProjectMeta:
         return self.model_meta()

@@ -20,8 +20,8 @@ WEIGHTS = {
     "start_from": "A whole network from a file in Team Files: of Train HRDA, or published HRDA, DAFormer or MIC",
 }
 TABLE_HINT = (
-    "Memory: at the peak of an iteration with batch 2 and crops of 512 in bf16, counted by a dry run and checked "
-    "against processes that train. Speed: from multiply-adds, PVTv2-B2 = 1. MiT's ImageNet weights are for research only."
+    "Memory: of a GPU at the peak of an iteration, batch 2, crops of 512, bf16; counted by a dry run, not measured. "
+    "Relative speed: from multiply-adds, PVTv2-B2 = 1. MiT's ImageNet weights are for research only."
 )
 
 

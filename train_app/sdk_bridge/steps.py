@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import supervisely as sly
-from supervisely.app.widgets import Card, Container
+from supervisely.app.widgets import Card, Container, Text
 from supervisely.nn.training import train_app
 from supervisely.nn.training.gui import gui as sdk_gui
 from supervisely.nn.training.gui import utils as gui_utils
+from supervisely.nn.training.gui.training_artifacts import TrainingArtifacts
 from supervisely.nn.training.gui.training_logs import TrainingLogs
 from supervisely.nn.utils import ModelSource
 
@@ -53,6 +54,22 @@ class LogsCard(TrainingLogs):
         self.card.lock("Start training to unlock")
 
 
+class ArtifactsCard(TrainingArtifacts):
+    """The SDK's, with links to what came out, and how the model is put to use."""
+
+    def __init__(self, api: sly.Api, app_options: dict[str, Any]) -> None:
+        super().__init__(api, app_options)
+        self.result = Text("", widget_id="hrda_result")
+        self.result.hide()
+        self.container = Container([*self.display_widgets, self.result])
+        self.card = Card("Artifacts", "The experiment, its report, and how to deploy the model", content=self.container)
+        self.card.lock("Artifacts will be here when the training is over")
+
+    def show_result(self, content: str) -> None:
+        self.result.text = content
+        self.result.show()
+
+
 class Wizard(sdk_gui.TrainGUI):
     """The SDK's wizard with our cards.
 
@@ -66,6 +83,7 @@ class Wizard(sdk_gui.TrainGUI):
     hyperparameters_selector: HyperparametersCard
     training_process: TrainingCard
     training_logs: LogsCard
+    training_artifacts: ArtifactsCard
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.is_busy: Callable[[], bool] = lambda: False
@@ -196,6 +214,7 @@ def put_in_our_cards() -> None:
     sdk_gui.HyperparametersSelector = HyperparametersCard
     sdk_gui.TrainingProcess = TrainingCard
     sdk_gui.TrainingLogs = LogsCard
+    sdk_gui.TrainingArtifacts = ArtifactsCard
     train_app.TrainGUI = Wizard
 
 
