@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisely.app import DataJson
-from supervisely.app.widgets import Grid, LineChart, Text
+from supervisely.app.widgets import Apexchart, Grid, Text
 
 from hrda_core.training.events import BASELINE
 from hrda_core.training.listeners import COMPARED
@@ -217,11 +217,18 @@ class TrainingView:
         self._changed, self._browsed = set(), set()
 
 
-def _chart(title: str) -> LineChart:
-    decimals = DECIMALS.get(title, 3)
-    return LineChart(
-        *(title, []), stroke_curve="straight", markers_size=2, xaxis_type="numeric", height=260, decimalsInFloat=decimals
-    )
+def _chart(title: str) -> Apexchart:
+    options = {
+        "chart": {"type": "line", "zoom": {"enabled": False}, "animations": {"enabled": False}},
+        "dataLabels": {"enabled": False},
+        "stroke": {"curve": "straight", "width": 2},
+        "title": {"text": title, "align": "left"},
+        "grid": {"row": {"colors": ["#f3f3f3", "transparent"], "opacity": 0.5}},
+        "xaxis": {"type": "numeric", "decimalsInFloat": 0, "tickAmount": 5},
+        "markers": {"size": 2},
+        "yaxis": [{"show": True, "decimalsInFloat": DECIMALS.get(title, 3)}],
+    }
+    return Apexchart([], options, "line", height=260)
 
 
 def _lines(metrics: Path) -> Iterator[dict[str, Any]]:
