@@ -12,7 +12,7 @@ import pytest
 from page import empty_page, page_size, type_into
 
 from hrda_core.training.run_directory import RunDirectory
-from train_app import training_view
+from train_app import preview_browser, training_view
 from train_app.gallery import gallery
 from train_app.preview_browser import MAX_MOMENTS, Moment, PreviewBrowser, preview_address, preview_file
 from train_app.result import result_html
@@ -101,6 +101,19 @@ def test_every_evaluation_can_be_looked_at_again() -> None:
     browser.add(Moment("adapt", 1000, {"a": "previews/a_1000.jpg"}))
     browser.show()
     assert browser.text.text == "Adapt, after 1000 iterations (5 of 5)"
+
+
+def test_a_value_that_a_browser_clamps_is_no_choice_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = PreviewBrowser("preview", "Your photos", "")
+    for iteration in (200, 400, 600):
+        browser.add(Moment("adapt", iteration, {}))
+    browser.show()
+    type_into(browser.slider, value=1)
+    browser._slider_moved(1)
+    assert browser.text.text == "Adapt, after 600 iterations (3 of 3)" and browser.slider.get_value() == 2
+    monkeypatch.setattr(preview_browser, "ECHO", 0.0)
+    browser._slider_moved(1)
+    assert browser.text.text == "Adapt, after 400 iterations (2 of 3)"
 
 
 def test_a_resumed_run_replaces_its_evaluations_and_the_baselines_stay() -> None:

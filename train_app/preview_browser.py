@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from train_app.gallery import gallery
 
 MAX_MOMENTS = 200  # beyond, every second one cannot be chosen any more
 MAX_PICTURES = 8
+ECHO = 1.5  # seconds in which a browser may tell of what the server has set
 WIDTH = 480
 FILE = re.compile(r"(?P<name>.+)_(?P<iteration>\d{6,})\.jpg")
 
@@ -42,7 +44,8 @@ class PreviewBrowser:
         buttons = Container([self.earlier, self.later, Empty()], "horizontal", fractions=[1, 1, 12])
         self._time: Widget = Container([self.slider, buttons])
         self.widget = Field(Container([self.text, self._time, self.pictures]), title, description)
-        self.slider.value_changed(self.choose)
+        self._moved_at = -ECHO  # when the server moved the slider
+        self.slider.value_changed(self._slider_moved)
         self.earlier.click(lambda: self.choose(self._chosen - 1))
         self.later.click(lambda: self.choose(self._chosen + 1))
         self.clear()
@@ -74,6 +77,13 @@ class PreviewBrowser:
                 self._chosen = wanted
                 self.show()
 
+    def _slider_moved(self, index: int) -> None:
+        """A browser that hears of a new value before the new maximum clamps it, and tells so as if the user had moved it."""
+        if time.monotonic() - self._moved_at > ECHO:
+            self.choose(index)
+        elif index != self._chosen:
+            self.slider.set_value(self._chosen)
+
     def move(self, addresses: Mapping[str, str]) -> None:
         """Other addresses for the files, by those below the run's directory; pictures without one are dropped."""
         with self._lock:
@@ -89,13 +99,14 @@ class PreviewBrowser:
     def show(self) -> None:
         with self._lock:
             (self.widget.show if self._moments else self.widget.hide)()
-            (self._time.show if len(self._moments) > 1 else self._time.hide)()
             if not self._moments:
                 return
             moment, count = self._moments[self._chosen], len(self._moments)
-            if count > 1:
+            if count > 1 and (self.slider.get_max(), self.slider.get_value()) != (count - 1, self._chosen):
+                self._moved_at = time.monotonic()
                 self.slider.set_max(count - 1)
                 self.slider.set_value(self._chosen)
+            (self._time.show if count > 1 else self._time.hide)()
             stage = moment.stage[:1].upper() + moment.stage[1:]
             self.text.text = f"{stage}, after {moment.iteration} iterations ({self._chosen + 1} of {count})"
             self.pictures.text = gallery(list(moment.files.items())[:MAX_PICTURES], WIDTH)

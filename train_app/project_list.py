@@ -43,7 +43,7 @@ class ProjectList:
         )
         # the widget takes the launched project for itself, which would choose it twice
         self.selector.set_project_id(None)
-        self._add = Button("Add these datasets", icon="zmdi zmdi-plus", button_size="small", widget_id=f"hrda_{name}_add")
+        self._add = Button("Add this project", icon="zmdi zmdi-plus", button_size="small", widget_id=f"hrda_{name}_add")
         self._clear = Button("Clear", plain=True, button_size="small", widget_id=f"hrda_{name}_clear")
         self._text = Text("", status="text", widget_id=f"hrda_{name}_list")
         self._chosen: list[ProjectChoice] = []
@@ -99,7 +99,7 @@ class ProjectList:
         if project is None:
             return f"project {choice.project_id}"
         if not choice.dataset_ids:
-            return f"<b>{html.escape(project.name)}</b>: all datasets"
+            return f"<b>{html.escape(project.name)}</b>: all datasets, {project.items_count} images"
         infos = {info.id: info for info in self._api.dataset.get_list(choice.project_id, recursive=True)}
         names = [infos[i].name if i in infos else str(i) for i in choice.dataset_ids]
         more = f" and {len(names) - SHOWN_DATASETS} more" if len(names) > SHOWN_DATASETS else ""

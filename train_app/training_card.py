@@ -29,7 +29,9 @@ class TrainingCard:
 
     def __init__(self, app_options: dict[str, Any]) -> None:
         self.is_multi_gpu = False
-        self.select_device = SelectCudaDevice(sort_by_free_ram=True, include_cpu_option=True, widget_id="hrda_device")
+        self.select_device = SelectCudaDevice(
+            sort_by_free_ram=True, include_cpu_option=True, multiple=True, width_px=420, widget_id="hrda_device"
+        )
         self.experiment_name_input = Input("Enter experiment name", widget_id="hrda_experiment_name")
         self.continue_run = Checkbox(
             "Continue that experiment's run (its optimiser and iteration) instead of starting from its weights",
@@ -79,21 +81,22 @@ class TrainingCard:
         for box, name in ((self.continue_run, "continue_run"), (self.baseline, "baseline")):
             (box.check if options[name] else box.uncheck)()
         if options["devices"]:
-            self.select_device.set_device(options["devices"][0])
+            self.select_device.set_devices(options["devices"])
         else:
             self.select_device.refresh()
 
     def get_device(self) -> str:
-        return str(self.select_device.get_device() or "cpu")
+        """The first of them."""
+        return self.get_devices()[0]
 
     def get_devices(self) -> list[str]:
-        return [self.get_device()]
+        return [str(device) for device in self.select_device.get_devices() if device] or ["cpu"]
 
     def get_device_name(self) -> str:
         return device_name(self.get_device())
 
     def get_device_names(self) -> list[str]:
-        return [self.get_device_name()]
+        return [device_name(device) for device in self.get_devices()]
 
     def get_experiment_name(self) -> str:
         return str(self.experiment_name_input.get_value())

@@ -45,7 +45,7 @@ class ModelCard(ModelSelector):
         self.display_widgets[1:1] = [self.own]
         self.container = Container(self.display_widgets)
         self.card = Card(
-            "Model",
+            self.title,
             "A row of the table, or a checkpoint of an earlier experiment",
             content=self.container,
             lock_message=self.lock_message,

@@ -62,7 +62,7 @@ class ArtifactsCard(TrainingArtifacts):
         self.result = Text("", widget_id="hrda_result")
         self.result.hide()
         self.container = Container([*self.display_widgets, self.result])
-        self.card = Card("Artifacts", "The experiment, its report, and how to deploy the model", content=self.container)
+        self.card = Card(self.title, "The experiment, its report, and how to deploy the model", content=self.container)
         self.card.lock("Artifacts will be here when the training is over")
 
     def show_result(self, content: str) -> None:
