@@ -297,6 +297,8 @@ class TrainHRDA(BridgedTrainApp):
     def _devices(self) -> list[str]:
         """The chosen devices; raises UserError where this machine does not have one of them."""
         devices: list[str] = self.gui.training_process.get_devices()
+        if len(devices) > 1 and "cpu" in devices:
+            raise UserError(f"options.devices={devices!r}: several must be different GPUs; take the CPU out, or the GPUs")
         try:
             for device in devices:
                 choose_device(device)
