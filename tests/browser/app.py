@@ -22,6 +22,7 @@ from tests.browser.demo_projects import DemoProjects, add_demo_projects
 from tests.browser.libraries import install
 from tests.browser.pages import add_pages
 from tests.local_platform import LocalPlatform
+from tests.local_platform.call import Refusal
 
 
 class OneApp(AppProcess):
@@ -73,6 +74,8 @@ class LocalApps:
                 self.platform.end_task(app.task_id)
 
     def _process(self, name: str, task_id: int | None) -> AppProcess:
+        if name not in ("Train HRDA", "Serve HRDA"):
+            raise Refusal(501, f"{name} is an app of the platform, which is not here")
         if name == "Serve HRDA":
             return OneApp(self.platform, "serve_app", name, None, task_id)
         assert self.projects is not None

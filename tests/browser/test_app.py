@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.clicks import TIMEOUT, chromium
 
@@ -32,6 +32,12 @@ def test_the_first_page_leads_to_both_apps_and_ctrl_c_ends_them(tmp_path: Path) 
             page.set_default_timeout(TIMEOUT)
             page.goto(ready.split()[1])
             expect(page.get_by_text("Photos without labels").last).to_be_visible(timeout=TIMEOUT)
+            other = page.request.post(
+                f"{page.url}public/api/v3/tasks.run.app",
+                headers={"x-api-key": "local-platform-token"},
+                data={"workspaceId": 2, "moduleId": module(page, "Tensorboard Experiments Viewer")},
+            )
+            assert other.status == 501 and "is an app of the platform, which is not here" in other.text()
             page.get_by_role("link", name="Serve HRDA").click()
             expect(page.get_by_role("heading", name="Select Model")).to_be_visible(timeout=TIMEOUT)
             page.go_back()
@@ -44,6 +50,12 @@ def test_the_first_page_leads_to_both_apps_and_ctrl_c_ends_them(tmp_path: Path) 
     finally:
         process.kill()
     assert [app for app in apps if app.is_running() and app.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def module(page: Page, name: str) -> int:
+    address, headers = f"{page.url}public/api/v3/ecosystem.list", {"x-api-key": "local-platform-token"}
+    modules = page.request.post(address, headers=headers, data={}).json()["entities"]
+    return next(int(entry["id"]) for entry in modules if entry["name"] == name)
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

@@ -6,5 +6,10 @@ for (const component of [app, header, ...components]) {
   Vue.component(component.name, component);
 }
 
+// components of the SDK call the platform without looking at what goes wrong
+window.addEventListener('unhandledrejection', ({ reason }) => {
+  Vue.prototype.$notify.error({ title: 'That did not work', message: reason.message, duration: 0 });
+});
+
 window.slyApp = new Vue({ el: '#sly-app' });
 document.getElementById('app-global-loading-icon').remove();
