@@ -20,7 +20,9 @@ from train_app.training_view import MAX_CURVES, MAX_POINTS, Curves, TrainingView
 
 
 @pytest.fixture(autouse=True)
-def page() -> Iterator[None]:
+def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is refreshed by itself, unless a test wants it."""
+    monkeypatch.setattr(training_view, "REFRESH", 1e5)
     with empty_page():
         yield
 
