@@ -18,7 +18,11 @@ from hrda_core import TrainConfig, preset
 
 
 def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
-    """MobileNetV2 with ImageNet weights and a small head, so that an arm takes minutes on a CPU."""
+    """MobileNetV2 with ImageNet weights and a small head, so that an arm takes minutes on a CPU.
+
+    Learning rate and Dice are those of preset "quick": without Dice, no crack had a probability above 0.5 after 600
+    iterations of 2e-4, and where the source network finds nothing there is nothing to adapt with.
+    """
     evaluations = max(iterations // 4, 1)
     return preset("standard").updated(
         {
@@ -30,7 +34,8 @@ def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
             "optimisation": {
                 "iterations": iterations,
                 "batch_size": 2,
-                "learning_rate": 2e-4,
+                "learning_rate": 4e-4,
+                "dice_weight": 1.0,
                 "head_factor": 5.0,
                 "warmup_iterations": iterations // 12,
             },

@@ -29,7 +29,7 @@ def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
             "optimisation": {
                 "iterations": iterations,
                 "batch_size": 2,
-                "learning_rate": 2e-4,
+                "learning_rate": 4e-4,
                 "head_factor": 5.0,
                 "warmup_iterations": iterations // 12,
             },
