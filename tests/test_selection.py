@@ -14,6 +14,7 @@ from hrda_core.evaluation.annotate_next import annotate_next, uncertain_and_dive
 from hrda_core.evaluation.label_free import LabelFreeScores
 from hrda_core.evaluation.selection import selection_score
 from hrda_core.training.events import Event, Metrics, Notice
+from hrda_core.training.harm import no_foreground_notice
 from hrda_core.training.run_report import write_run_report
 
 
@@ -87,6 +88,21 @@ def test_a_baseline_that_scores_better_is_kept_as_the_best(
     if fallback:
         assert "by the score that needs no labels the source-only network has 0.500" in notices(told)[0]
         assert "source-only, which scored better" in write_run_report(tmp_path, source, target).read_text(encoding="utf-8")
+
+
+def test_pseudo_labels_without_foreground_are_told_once(tmp_path: Path) -> None:
+    """An untrained network is nowhere sure of a crack."""
+    told: list[Event] = []
+    config = tiny({"adaptation": {"source_warmup": 0, "pseudo_labels": "band", "band_foreground": 1.0, "band_background": 0.9}})
+    train(config, cracks(6, 1), cracks(4, 2, masks=False), listener=told.append, directory=tmp_path)
+    (text,) = [event.text for event in told if isinstance(event, Notice) and "pseudo-labels" in event.text]
+    assert "the pseudo-labels hold 0.000 % foreground" in text and "adaptation.source_warmup" in text
+
+
+def test_a_plausible_share_of_foreground_is_no_cause_for_alarm() -> None:
+    assert no_foreground_notice({"pseudo/foreground": 0.01}, 0.03) is None
+    assert no_foreground_notice({"loss/source": 1.0}, 0.03) is None  # not adapting
+    assert "0.100 %" in str(no_foreground_notice({"pseudo/foreground": 0.001}, 0.03))
 
 
 # -- what to annotate next ---------------------------------------------------------------------------------------------

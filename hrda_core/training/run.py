@@ -19,6 +19,7 @@ from hrda_core.training.data import RunData
 from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.evaluator import Evaluator
 from hrda_core.training.events import CheckpointSaved, Comparison, Listener, Metrics, Notice, Preview, Progress, broadcast
+from hrda_core.training.harm import no_foreground_notice, no_gain_notice
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
 from hrda_core.training.loading import batches
 from hrda_core.training.optimisation import build_optimizer, set_learning_rate
@@ -81,6 +82,7 @@ class Run:
         self.evaluated = 0  # the last iteration whose evaluation is complete
         self.best_score: float | None = None
         self.best_iteration = 0
+        self.warned = set[str]()
         self.sums: dict[str, Tensor] = {}  # of each logged scalar since the last line of the log: (total, count)
         self.early_stop = EarlyStop(self.config.schedule.early_stop)
         self.budget = TimeBudget(self.config.schedule.time_budget)
@@ -125,19 +127,9 @@ class Run:
             if not self.here.best.is_file():  # before the first evaluation: something to use nevertheless
                 self._save(self.here.best, {}, best=True)
         self.ranks.wait()  # what was saved can be read by all
-        self._warn_of_harm()
+        if self.data.training.target is not None:
+            self._warn("no gain", no_gain_notice(self.best_iteration, self.config.adaptation.source_warmup, self.evaluated))
         return End(self.iteration, None if self.data.validation is None else self.best_score, stopped, self.best_score)
-
-    def _warn_of_harm(self) -> None:
-        """Adapting should beat the network that it began with."""
-        began = self.config.adaptation.source_warmup
-        if self.data.training.target is not None and 0 < self.best_iteration <= began < self.evaluated:
-            text = (
-                f"adaptation seems to hurt: no checkpoint after iteration {began}, where it begins, scores better than that of "
-                f"iteration {self.best_iteration}, which is kept as the best. Look at the previews; a longer "
-                f"adaptation.source_warmup or another adaptation.pseudo_labels may help"
-            )
-            self.tell(Notice(self.iteration, text=text))
 
     def _iterate_all(self) -> str:
         """Why the run stopped early, or ""."""
@@ -221,8 +213,16 @@ class Run:
     def _check(self) -> None:
         check_losses(self._averages(), self.iteration, self.config)
 
+    def _warn(self, subject: str, text: str | None) -> None:
+        """Of each subject once."""
+        if text is not None and subject not in self.warned:
+            self.warned.add(subject)
+            self.tell(Notice(self.iteration, text=text))
+
     def _log(self, rate: float) -> None:
         self._check()
+        if self.data.has_background:
+            self._warn("no foreground", no_foreground_notice(self._averages(), sum(self.data.class_fractions()[1:])))
         self.tell(Metrics(self.iteration, {**self._averages(), "learning_rate": rate}))
         self.sums = {}
 
