@@ -20,7 +20,7 @@ app: $(VENV)/.installed-dev
 
 # one process per core, one thread each: several threads per test would compete
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-data: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m data

@@ -12,6 +12,16 @@ import pytest
 # has a name that is no module
 sys.modules.setdefault("__channelexec__", sys.modules["__main__"])
 
+# files that take minutes, the longest first: begun last, they would leave the other processes idle at the end
+SLOW = (
+    *("test_train_app.py", "test_pages.py", "test_train_app_sessions.py", "test_distributed.py", "test_serve_app.py"),
+    *("test_serve_clients.py", "test_app.py", "test_runs.py", "test_train_app_parts.py", "test_serve_deploy.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
