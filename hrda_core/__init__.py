@@ -1,5 +1,6 @@
 """Train segmentation models on synthetic labels and unlabelled real photos."""
 
+from hrda_core import allocator as _allocator  # noqa: F401  # first: before any tensor
 from hrda_core.config import TrainConfig
 from hrda_core.data.samples import ClassInfo, Dataset
 from hrda_core.inference.predictor import Prediction, Predictor

@@ -16,6 +16,7 @@ from hrda_core.config_data import AugmentationConfig, DataConfig
 from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_yaml
 
 MODES = ("source-only", "adapt", "supervised", "semi-supervised")
+PRECISIONS = ("auto", "fp32", "bf16", "reference")
 AUTO = -1
 
 
@@ -206,7 +207,7 @@ class TrainConfig:
     mode: str = "adapt"  # source-only, adapt, supervised (on the target's masks: the oracle), semi-supervised
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"; under torchrun "auto" or "cuda" is a GPU for each process
-    precision: str = "auto"  # "auto" (bf16 where the GPU has it), "fp32", "bf16"
+    precision: str = "auto"  # "auto" (bf16 where the GPU has it), "fp32", "bf16", or "reference": fp32 in the published order
     baseline: bool = False  # first train source-only in RUN/baseline, as long; adapting goes on from its warm-up
     fallback: bool = True  # with a baseline: where that scores better in the end, best.pth is the source-only network
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -219,7 +220,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         one_of("mode", self.mode, MODES)
-        one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        one_of("precision", self.precision, PRECISIONS)
         check(0 <= self.seed < 2**31, "seed", self.seed, "use 0 to 2147483647")
         if self.model.multi_resolution and self.model.detail_crop == "half":
             for name in ("crop_height", "crop_width"):

@@ -21,6 +21,7 @@ from hrda_core.config import OptimisationConfig, TrainConfig
 from hrda_core.data import photometric
 from hrda_core.models.build import build_encoder, build_model
 from hrda_core.models.hrda import Box
+from hrda_core.models.published_order import use_published_order
 from hrda_core.models.weights import load_reference_weights, our_name
 from hrda_core.presets import preset
 from hrda_core.training.optimisation import build_optimizer, learning_rate
@@ -183,9 +184,9 @@ class ScriptedDraws:
 
 def golden_learner(double: bool = False) -> tuple[Learner, torch.optim.Optimizer]:
     config = preset("published-hrda").updated({"adaptation": {"pseudo_threshold": 0.13}})
-    student = build_model("mit_b0", 19, detail_size=(128, 128), drop_path_rate=0.0, dropout=0.0)
+    student = use_published_order(build_model("mit_b0", 19, detail_size=(128, 128), drop_path_rate=0.0, dropout=0.0))
     load_reference_weights(student, hrda_state())
-    imagenet = build_encoder("mit_b0")
+    imagenet = use_published_order(build_encoder("mit_b0"))
     load_reference_weights(imagenet, reference_state(golden_json("hrda_b0_keys"), prefix="imnet."))
     distance = FeatureDistance(imagenet, CITYSCAPES_THINGS, config.adaptation.feature_distance_min_ratio, 19)
     if double:

@@ -13,6 +13,7 @@ from hrda_core.inference.tiling import slide_logits
 from hrda_core.models.build import build_encoder, build_model
 from hrda_core.models.daformer_head import resize
 from hrda_core.models.hrda import HRDA, Box
+from hrda_core.models.published_order import use_published_order
 from hrda_core.models.weights import load_reference_weights, our_name
 
 
@@ -20,7 +21,7 @@ def reference_model(num_classes: int = 19, **options: object) -> HRDA:
     model = build_model("mit_b0", num_classes, detail_size=(128, 128), drop_path_rate=0.0, dropout=0.0, **options)
     report = load_reference_weights(model, hrda_state(num_classes))
     assert not report.missing and not report.unexpected and not report.mismatched
-    return model.eval()
+    return use_published_order(model.eval())
 
 
 def assert_close(ours: Tensor, theirs: np.ndarray, atol: float) -> None:
@@ -37,7 +38,7 @@ def test_formulas_are_those_of_the_reference() -> None:
 
 
 def test_mit_features() -> None:
-    encoder = build_encoder("mit_b0").eval()
+    encoder = use_published_order(build_encoder("mit_b0").eval())
     load_reference_weights(encoder, reference_state(golden_json("hrda_b0_keys")))
     expected = golden("mit_b0_features")
     with torch.no_grad():

@@ -25,6 +25,7 @@ from hrda_core.inference.export_network import WindowProbabilities
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.models.checkpoints import KEYS, load_checkpoint, model_of, weights_version
 from hrda_core.models.hrda import HRDA
+from hrda_core.models.published_order import use_published_order
 
 EXPORT_VERSION = 1  # of the metadata
 OPSETS = range(18, 21)  # 18 brought anti-aliased Resize, which ViTs need; 20 is the newest that the exporter writes
@@ -71,7 +72,7 @@ def export_onnx(
     missing = [key for key in KEYS if key not in content]
     if missing:
         raise ValueError(f"the checkpoint lacks {', '.join(missing)}: give one of this project, or its path")
-    model = model_of(content, network)
+    model = use_published_order(model_of(content, network))  # plain convolutions: other programs have their own fast ones
     preprocessing = _preprocessing(content, model, window)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > MAX_BYTES:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hrda_core.config import PRECISIONS
 from hrda_core.data.samples import ClassInfo, Image, check_image, read_image
 from hrda_core.evaluation.thresholds import apply_thresholds
 from hrda_core.inference.image_bands import ProbabilityBand, WindowNetwork, probability_bands
@@ -19,6 +20,7 @@ from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.writers import ArrayWriter, Writer
 from hrda_core.models.checkpoints import load_checkpoint, model_of, weights_version
 from hrda_core.models.hrda import HRDA
+from hrda_core.models.published_order import use_published_order
 
 __all__ = [
     "Prediction",
@@ -49,7 +51,7 @@ class Predictor:
     Args:
         checkpoint: path of a `.pth` of this project, or its loaded content.
         device: "auto" takes a GPU where there is one.
-        precision: "auto" (bf16 where the GPU has it), "fp32" or "bf16".
+        precision: "auto" (bf16 where the GPU has it), "fp32", "bf16", or "reference" (fp32 in the published order of operations).
         network: "selected", "student" or "teacher".
         thresholds: "tuned" (those stored in the checkpoint, argmax where there are none), "argmax", or one number per
             foreground class (per class where there is no background).
@@ -75,7 +77,7 @@ class Predictor:
         content = checkpoint if isinstance(checkpoint, Mapping) else load_checkpoint(checkpoint)
         self.device = choose_device(device)
         self.autocast = choose_precision(precision, self.device)
-        self.model: HRDA = model_of(content, network).to(self.device)
+        self.model: HRDA = use_published_order(model_of(content, network).to(self.device), precision == "reference")
         self.classes = tuple(ClassInfo(c["name"], tuple(c["color"]), c["value"]) for c in content["classes"])
         self.has_background = bool(content["preprocessing"]["has_background"])
         plain = {key: value for key, value in content["preprocessing"].items() if key != "has_background"}
@@ -219,10 +221,10 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype | None:
     """The autocast type, or None for float32.
 
     Raises:
-        ValueError: another name than "auto", "fp32" and "bf16".
+        ValueError: another name than "auto", "fp32", "bf16" and "reference".
     """
-    if name not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"precision={name!r}: use 'auto', 'fp32' or 'bf16'")
+    if name not in PRECISIONS:
+        raise ValueError(f"precision={name!r}: use 'auto', 'fp32', 'bf16' or 'reference'")
     if name == "bf16" or (name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()):
         return torch.bfloat16
     return None

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hrda_core.models.convolutions import convolve, per_pixel
+
 DILATIONS = (1, 6, 12, 18)
 
 
@@ -24,6 +26,8 @@ def resize(feature: Tensor, size: tuple[int, int]) -> Tensor:
 class ConvBNReLU(nn.Module):
     """Convolution without bias, batch norm, ReLU; spatial size kept."""
 
+    published_order = False  # see models/published_order.py
+
     def __init__(self, in_channels: int, channels: int, kernel: int = 1, dilation: int = 1, groups: int = 1) -> None:
         super().__init__()
         padding = dilation * (kernel // 2)
@@ -32,7 +36,13 @@ class ConvBNReLU(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, feature: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(feature)))
+        if self.published_order:
+            return F.relu(self.bn(self.conv(feature)))
+        return self.activate(convolve(self.conv, feature, self.conv.weight))
+
+    def activate(self, convolved: Tensor) -> Tensor:
+        """Batch norm and ReLU, in the place of the norm's output, which no gradient needs."""
+        return F.relu(self.bn(convolved), inplace=True)
 
 
 class SeparableASPP(nn.Module):
@@ -50,8 +60,10 @@ class SeparableASPP(nn.Module):
         )
         self.bottleneck = ConvBNReLU(len(DILATIONS) * channels, channels, 3)
 
-    def forward(self, feature: Tensor) -> Tensor:
-        return self.bottleneck(torch.cat([branch(feature) for branch in self.branches], dim=1))  # type: ignore[no-any-return]
+    def forward(self, feature: Tensor, plain: Tensor | None = None) -> Tensor:
+        """(N, C_in, H, W) -> (N, C, H, W). `plain`: the 1x1 branch where that has been computed already."""
+        branches = [branch(feature) for branch in (self.branches if plain is None else self.branches[1:])]
+        return self.bottleneck(torch.cat(branches if plain is None else [plain, *branches], dim=1))  # type: ignore[no-any-return]
 
 
 class SegmentationHead(nn.Module):
@@ -64,6 +76,8 @@ class SegmentationHead(nn.Module):
         dropout: whole channels dropped before the classifier.
         context_aware: fuse by the atrous pyramid (DAFormer); otherwise by a 1x1 convolution (SegFormer-like, scale attention).
     """
+
+    published_order = False  # see models/published_order.py
 
     def __init__(
         self,
@@ -84,9 +98,35 @@ class SegmentationHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features (N, C_i, H_i, W_i) -> logits (N, out_channels, H_0, W_0)."""
+        if self.published_order:
+            fused = self.fuse(self._embedded(features).contiguous())
+            return self.classifier(self.dropout(fused))  # type: ignore[no-any-return]
+        if isinstance(self.fuse, SeparableASPP):
+            plain = self._fused_before_resizing(features, self.fuse.branches[0])
+            fused = self.fuse(self._embedded(features), plain)
+        else:
+            fused = self._fused_before_resizing(features, self.fuse)
+        return per_pixel(self.dropout(fused), self.classifier.weight.flatten(1), self.classifier.bias)
+
+    def _embedded(self, features: Sequence[Tensor]) -> Tensor:
+        """All levels at the finest size, one after the other: (N, levels * channels, H_0, W_0)."""
         size = (features[0].shape[2], features[0].shape[3])
-        levels = []
-        for linear, feature in zip(self.embed, features, strict=True):
-            embedded = linear(feature.flatten(2).transpose(1, 2)).transpose(1, 2)
-            levels.append(resize(embedded.unflatten(2, feature.shape[2:]), size))
-        return self.classifier(self.dropout(self.fuse(torch.cat(levels, dim=1))))  # type: ignore[no-any-return]
+        weights = [(linear.weight, linear.bias) for linear in self.embed]
+        levels = [per_pixel(feature, *weight) for feature, weight in zip(features, weights, strict=True)]
+        return torch.cat([resize(level, size) for level in levels], dim=1)
+
+    def _fused_before_resizing(self, features: Sequence[Tensor], fuse: nn.Module) -> Tensor:
+        """A 1x1 `ConvBNReLU` of the embedded levels, without making them.
+
+        It commutes with bilinear upsampling, so each level passes its own part of it at its own size; that part and the
+        level's embedding are one linear map.
+        """
+        assert isinstance(fuse, ConvBNReLU)
+        size = (features[0].shape[2], features[0].shape[3])
+        parts = fuse.conv.weight.flatten(1).split(self.embed[0].out_features, dim=1)
+        total: Tensor | None = None
+        for linear, feature, part in zip(self.embed, features, parts, strict=True):
+            level = resize(per_pixel(feature, part @ linear.weight, part @ linear.bias), size)
+            total = level if total is None else total + level
+        assert total is not None
+        return fuse.activate(total)

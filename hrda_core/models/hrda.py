@@ -20,6 +20,7 @@ STRIDE = 4  # of the heads' logits
 CONTEXT_SCALE = 0.5  # the context sees everything at half resolution, the detail a part at full resolution
 BOX_STEP = 8  # detail boxes start on this grid, so that they fall on whole cells of the context logits
 DETAIL_PIXELS = 4 * 2**20  # of sliding detail windows at once, or as many as the image itself has, if that is more
+CPU_DETAIL_PIXELS = 2**16  # of them on a CPU: larger tensors leave its caches, and cost more than calls that are saved
 
 
 class Box(NamedTuple):
@@ -57,6 +58,8 @@ class HRDA(nn.Module):
         detail_overlap: share of a detail window covered by the next one at inference (0.5 in the paper).
         multi_resolution: False gives the single-resolution DAFormer network on the full image.
     """
+
+    published_order = False  # see models/published_order.py
 
     def __init__(
         self,
@@ -181,7 +184,10 @@ class HRDA(nn.Module):
         per_pass = len(boxes)
         if not (self.training or torch.is_grad_enabled()):
             pixels = n * (boxes[0].bottom - boxes[0].top) * (boxes[0].right - boxes[0].left)
-            per_pass = max(max(DETAIL_PIXELS, n * height * width) // pixels, 1)
+            at_once = max(DETAIL_PIXELS, n * height * width)
+            if image.device.type == "cpu" and not self.published_order:
+                at_once = CPU_DETAIL_PIXELS
+            per_pass = max(at_once // pixels, 1)
         parts = []
         for start in range(0, len(boxes), per_pass):
             chunk = boxes[start : start + per_pass]

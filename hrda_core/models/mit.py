@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
@@ -63,13 +62,9 @@ class PatchEmbedding(nn.Module):
         return self.norm(tokens_of(feature)), feature.shape[2], feature.shape[3]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention of (N, heads, length, channels).
-
-    In float32 the published order of operations is kept, so that results can be compared to the last digits; the fused
-    kernel rounds otherwise and gains nothing on a CPU. Lower precisions take the fused kernel.
-    """
-    if query.dtype != torch.float32:
+def attend(query: Tensor, key: Tensor, value: Tensor, published_order: bool = False) -> Tensor:
+    """Scaled dot-product attention of (N, heads, length, channels), fused or step by step as published."""
+    if not published_order:
         return F.scaled_dot_product_attention(query, key, value)
     scores = (query @ key.transpose(-2, -1)) * query.shape[-1] ** -0.5
     attended: Tensor = scores.softmax(dim=-1) @ value
@@ -78,6 +73,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 class EfficientAttention(nn.Module):
     """Self-attention whose keys and values come from tokens pooled by `reduction` in each direction."""
+
+    published_order = False  # see models/published_order.py
 
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__()
@@ -98,7 +95,7 @@ class EfficientAttention(nn.Module):
             pooled = self.norm(tokens_of(self.sr(feature_of(tokens, height, width))))
         query = self.q(tokens).reshape(n, length, self.heads, c // self.heads).transpose(1, 2)
         key, value = self.kv(pooled).reshape(n, -1, 2, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        attended = attend(query, key, value)
+        attended = attend(query, key, value, self.published_order)
         return self.proj(attended.transpose(1, 2).reshape(n, length, c))  # type: ignore[no-any-return]
 
 

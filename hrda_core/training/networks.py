@@ -12,6 +12,7 @@ from hrda_core.data.samples import ClassInfo
 from hrda_core.inference.predictor import Preprocessing
 from hrda_core.models.build import build_model
 from hrda_core.models.hrda import HRDA
+from hrda_core.models.published_order import use_published_order
 from hrda_core.training.start_from import load_start
 
 
@@ -45,7 +46,7 @@ def build_student(config: TrainConfig, class_names: Sequence[str], tell: Callabl
     pretrained: bool | str = not start and (config.model.pretrained_file or config.model.pretrained)
     options = model_options(config, len(class_names))
     detail_size = options.pop("detail_size")
-    model = build_model(**options, pretrained=pretrained)
+    model = use_published_order(build_model(**options, pretrained=pretrained), config.precision == "reference")
     _check_crop(model, config.model, config.data)  # before the detail's size, which it implies, is set
     model.detail_size = detail_size
     if start:
