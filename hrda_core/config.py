@@ -124,6 +124,8 @@ class AdaptationConfig:
 class OptimisationConfig:
     iterations: int = 10_000
     batch_size: int = 2  # source crops per iteration, and as many target crops, over all processes together
+    accumulation: int = 1  # parts in which a batch passes the student: less memory; norms, Dice and feature distance see a part
+    recompute: bool = False  # encoder blocks again in the backward pass instead of keeping them: less memory, more time
     optimizer: str = "adamw"  # or "sgd"
     learning_rate: float = 6e-5  # of the encoder
     head_factor: float = 10.0  # the heads learn this many times faster
@@ -140,8 +142,10 @@ class OptimisationConfig:
     dice_weight: float = 0.0  # soft Dice beside the cross entropy on labelled images
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size"):
+        for name in ("iterations", "batch_size", "accumulation"):
             check(getattr(self, name) >= 1, f"optimisation.{name}", getattr(self, name), "use at least 1")
+        fix = "use a divisor of optimisation.batch_size"
+        check(self.batch_size % self.accumulation == 0, "optimisation.accumulation", self.accumulation, fix)
         one_of("optimisation.optimizer", self.optimizer, ("adamw", "sgd"))
         for name in ("learning_rate", "head_factor"):
             check(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "use a number above 0")
@@ -208,6 +212,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"; under torchrun "auto" or "cuda" is a GPU for each process
     precision: str = "auto"  # "auto" (bf16 where the GPU has it), "fp32", "bf16", or "reference": fp32 in the published order
+    compile: bool = False  # the networks by torch.compile, which takes minutes at first; where it fails they run as they are
     baseline: bool = False  # first train source-only in RUN/baseline, as long; adapting goes on from its warm-up
     fallback: bool = True  # with a baseline: where that scores better in the end, best.pth is the source-only network
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hrda_core"
-GROUND = {"config", "config_checks", "config_data", "config_yaml", "presets"}
+GROUND = {"allocator", "config", "config_checks", "config_data", "config_yaml", "presets"}
 MAY_IMPORT = {
+    "allocator": set[str](),
     "models": set[str](),
     "data": {"config", "config_data"},
     "evaluation": {"config", "data"},

@@ -43,7 +43,7 @@ PHOTOS = Dataset((photo(), photo()), None, CLASSES)
 
 
 def test_a_consistent_network_agrees_with_itself() -> None:
-    scores = label_free_scores(by_brightness, by_brightness, PHOTOS, [0, 1], has_background=True)
+    scores, _ = label_free_scores(by_brightness, by_brightness, PHOTOS, [0, 1], has_background=True)
     assert (scores.flip, scores.teacher) == (1.0, 1.0)
     assert scores.scale > 0.9  # borders of the block blur
     assert (scores.uncertain, scores.entropy) == (0.0, pytest.approx(0.0))
@@ -52,7 +52,7 @@ def test_a_consistent_network_agrees_with_itself() -> None:
 
 @pytest.mark.parametrize(("network", "flip", "scale"), [(by_place, 0.0, 1.0), (by_size, 1.0, 0.0)])
 def test_contradictions_show(network: object, flip: float, scale: float) -> None:
-    scores = label_free_scores(network, by_brightness, PHOTOS, [0], has_background=True)  # type: ignore[arg-type]
+    scores, _ = label_free_scores(network, by_brightness, PHOTOS, [0], has_background=True)  # type: ignore[arg-type]
     assert scores.flip == pytest.approx(flip, abs=0.02)
     assert scores.scale == pytest.approx(scale, abs=0.05)
     assert scores.teacher < 0.5
@@ -60,7 +60,7 @@ def test_contradictions_show(network: object, flip: float, scale: float) -> None
 
 def test_an_undecided_network_is_uncertain() -> None:
     undecided = lambda image: np.full((2, *image.shape[:2]), 0.5, np.float32)  # noqa: E731
-    scores = label_free_scores(undecided, undecided, PHOTOS, [0, 1], has_background=True)
+    scores, _ = label_free_scores(undecided, undecided, PHOTOS, [0, 1], has_background=True)
     assert (scores.uncertain, scores.entropy) == (1.0, pytest.approx(1.0))
 
 
@@ -73,3 +73,22 @@ def test_of_huge_photos_the_middle_counts() -> None:
 
     label_free_scores(network, network, Dataset((photo(1500, 3000),), None, CLASSES), [0], has_background=True)
     assert max(max(shape) for shape in seen) == LONGEST
+
+
+def test_each_network_predicts_a_photo_three_times_and_gets_its_own_scores() -> None:
+    """As it is, scaled, mirrored; the prediction of the photo as it is serves both networks."""
+    calls = {"one": 0, "two": 0}
+
+    def one(image: Image) -> NDArray[np.float32]:
+        calls["one"] += 1
+        return by_brightness(image)
+
+    def two(image: Image) -> NDArray[np.float32]:
+        calls["two"] += 1
+        return by_place(image)
+
+    ours, theirs = label_free_scores(one, two, PHOTOS, [0, 1], has_background=True)
+    assert calls == {"one": 6, "two": 6}
+    assert (ours.flip, theirs.flip) == (1.0, pytest.approx(0.0, abs=0.02))
+    assert ours.teacher == theirs.teacher
+    assert theirs == label_free_scores(by_place, by_brightness, PHOTOS, [0, 1], has_background=True)[0]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hrda_core.allocator import VARIABLE
 from hrda_core.models.build import build_model
 from hrda_core.models.convolutions import convolve, dilated_depthwise, winograd
 from hrda_core.models.daformer_head import SegmentationHead
@@ -78,11 +82,21 @@ def test_small_convolutions_and_bf16_are_left_alone() -> None:
 def test_head(context_aware: bool, training: bool) -> None:
     """1x1 convolutions and linear maps before upsampling, folded into one; norms on batch and on running statistics."""
     torch.manual_seed(0)
-    head = SegmentationHead((4, 6, 8, 10), 3, 64, dropout=0.0, context_aware=context_aware).double().train(training)
+    head = SegmentationHead((4, 6, 8, 10), 3, 16, dropout=0.0, context_aware=context_aware).double().train(training)
     published = use_published_order(copy.deepcopy(head))
     features = [noise(2, c, 24 // 2**i, 36 // 2**i, seed=i) for i, c in enumerate((4, 6, 8, 10))]
     assert_same(lambda *x: head(x), lambda *x: published(x), *features)
     assert_gradients_of_parameters_agree(head, published, features)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_head_in_single_precision(training: bool) -> None:
+    """Wide and large enough for every rewrite of a convolution."""
+    torch.manual_seed(0)
+    head = SegmentationHead((4, 6, 8, 10), 3, 128, dropout=0.0).train(training)
+    published = use_published_order(copy.deepcopy(head))
+    features = [noise(2, c, 24 // 2**i, 32 // 2**i, seed=i, dtype=torch.float32) for i, c in enumerate((4, 6, 8, 10))]
+    torch.testing.assert_close(head(features), published(features), rtol=0, atol=1e-5)
 
 
 def assert_gradients_of_parameters_agree(one: SegmentationHead, two: SegmentationHead, features: list[Tensor]) -> None:
@@ -104,15 +118,15 @@ def test_attention() -> None:
 
 def network(encoder: str = "mit_b0") -> HRDA:
     torch.manual_seed(0)
-    model = build_model(encoder, 3, head_channels=32, detail_size=64, dropout=0.0, drop_path_rate=0.0)
+    model = build_model(encoder, 3, head_channels=16, detail_size=32, dropout=0.0, drop_path_rate=0.0)
     return model.double()
 
 
-@pytest.mark.parametrize("encoder", ["mit_b0", "mobilenetv3_small_100"])
+@pytest.mark.parametrize("encoder", ["mit_b0", "test_efficientnet"])
 def test_a_training_step_of_the_network(encoder: str) -> None:
     model = network(encoder).train()
     published = use_published_order(copy.deepcopy(model))
-    image, box = noise(2, 3, 128, 128), Box(32, 96, 64, 128)
+    image, box = noise(2, 3, 64, 64), Box(32, 64, 0, 32)
     outputs = [m(image, box) for m in (model, published)]
     torch.testing.assert_close(outputs[0].fused, outputs[1].fused, rtol=0, atol=1e-9)
     torch.testing.assert_close(outputs[0].detail, outputs[1].detail, rtol=0, atol=1e-9)
@@ -126,7 +140,7 @@ def test_sliding_detail_windows() -> None:
     model = network().eval()
     published = use_published_order(copy.deepcopy(model))
     with torch.no_grad():
-        ours, theirs = model.logits(noise(1, 3, 150, 200)), published.logits(noise(1, 3, 150, 200))
+        ours, theirs = model.logits(noise(1, 3, 60, 90)), published.logits(noise(1, 3, 60, 90))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
@@ -137,3 +151,12 @@ def test_the_order_is_no_part_of_the_weights_and_copies_keep_it() -> None:
     assert list(published.state_dict()) == names
     assert published.published_order and published.head.fuse.bottleneck.published_order
     assert not use_published_order(published, False).head.published_order
+
+
+def test_large_pages_are_asked_for_unless_the_environment_says_otherwise() -> None:
+    for given, expected in ((None, "1"), ("0", "0")):
+        environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+        environment |= {} if given is None else {VARIABLE: given}
+        code = f"import hrda_core.allocator, os; print(os.environ[{VARIABLE!r}])"
+        result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert result.stdout.strip() == expected

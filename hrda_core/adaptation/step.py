@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hrda_core.adaptation.class_mix import Mixed, class_mask, foreground_mask, mix
 from hrda_core.adaptation.feature_distance import FeatureDistance
-from hrda_core.adaptation.losses import SegmentationLoss, multi_resolution_loss
+from hrda_core.adaptation.losses import multi_resolution_loss
 from hrda_core.adaptation.masking import hide_blocks
 from hrda_core.adaptation.pseudo_labels import PseudoLabels, confident_fraction, uncertain_band, without_margins
 from hrda_core.adaptation.teacher import Teacher
@@ -72,17 +72,8 @@ def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBa
     averaging_since = adaptation.source_warmup if learner.config.mode in ("adapt", "semi-supervised") else 0
     learner.teacher.update(learner.student, max(iteration - averaging_since, 0))
 
-    output, loss = _supervise(learner, source.image, source.label, None, "source", draws, labelled=True)
-    total = loss.total
-    log = {"loss/source": loss.fused, "loss/source_detail": loss.detail}
-    if loss.context.requires_grad:
-        log["loss/source_context"] = loss.context
-    if learner.feature_distance is not None and adapting:
-        with _autocast(learner, source.image):
-            distance = learner.feature_distance(output.features, source.image, source.label, learner.batch)
-        log["loss/feature_distance"] = adaptation.feature_distance_weight * distance
-        total = total + log["loss/feature_distance"]
-    total.backward()
+    distance = learner.feature_distance if adapting else None
+    log = _learn(learner, source.image, source.label, None, "source", draws, distance=distance)
 
     if target is not None and adapting:
         pseudo = _pseudo_label(learner, target)
@@ -91,34 +82,56 @@ def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBa
 
         mixed = _mix(learner, source, target, pseudo, draws)
         augmented = _strong_augmentation(learner, mixed.image, "mixed", draws)
-        _, loss = _supervise(learner, augmented, mixed.labels, mixed.weight, "mixed", draws)
-        log |= {"loss/mixed": loss.fused, "loss/mixed_detail": loss.detail}
-        loss.total.backward()
+        log |= _learn(learner, augmented, mixed.labels, mixed.weight, "mixed", draws)
 
         if adaptation.mask_weight > 0:
             augmented = _strong_augmentation(learner, target.image, "masked", draws)
             noise = draws.mask_noise(*augmented.shape[:1], *augmented.shape[2:])
             hidden = hide_blocks(augmented, noise, adaptation.mask_ratio)
-            _, loss = _supervise(learner, hidden, pseudo.labels, pseudo.weight, "masked", draws)
-            log |= {
-                "loss/masked": adaptation.mask_weight * loss.fused,
-                "loss/masked_detail": adaptation.mask_weight * loss.detail,
-            }
-            (adaptation.mask_weight * loss.total).backward()
+            log |= _learn(learner, hidden, pseudo.labels, pseudo.weight, "masked", draws, adaptation.mask_weight)
     return {name: value.detach() for name, value in log.items()}
 
 
-def _supervise(
-    learner: Learner, image: Tensor, label: Tensor, weight: Tensor | None, stream: str, draws: Draws, labelled: bool = False
-) -> tuple[HRDAOutput, SegmentationLoss]:
-    model, config = learner.config.model, learner.config
+def _learn(
+    learner: Learner,
+    image: Tensor,
+    label: Tensor,
+    weight: Tensor | None,
+    stream: str,
+    draws: Draws,
+    factor: float = 1.0,
+    distance: FeatureDistance | None = None,
+) -> dict[str, Tensor]:
+    """Forward and backward pass of the student, in `optimisation.accumulation` parts; the losses to log.
+
+    Parts add up to the whole batch where every loss is a mean over pixels and norms do not use the batch's statistics.
+    """
+    model, rule = learner.config.model, learner.config.adaptation
+    parts = image.chunk(learner.config.optimisation.accumulation)
     box = draws.detail_box(stream, image.shape[2], image.shape[3]) if model.multi_resolution else None
-    with _autocast(learner, image):
-        output: HRDAOutput = (learner.student_forward or learner.student)(image, box)
-    dice = config.optimisation.dice_weight if labelled else 0.0
-    losses = (model.detail_loss_weight, model.context_loss_weight, dice)
-    loss = multi_resolution_loss(output, label, weight, box, *losses, learner.batch)
-    return output, loss
+    dice = learner.config.optimisation.dice_weight if stream == "source" else 0.0
+    log: dict[str, Tensor] = {}
+    weights = [None] * len(parts) if weight is None else weight.chunk(len(parts))
+    for images, labels, pixel_weight in zip(parts, label.chunk(len(parts)), weights, strict=True):
+        share = len(images) / len(image)
+        with _autocast(learner, images):
+            output: HRDAOutput = (learner.student_forward or learner.student)(images, box)
+        loss = multi_resolution_loss(
+            output, labels, pixel_weight, box, model.detail_loss_weight, model.context_loss_weight, dice, learner.batch
+        )
+        losses = {f"loss/{stream}": factor * loss.fused, f"loss/{stream}_detail": factor * loss.detail}
+        if stream == "source" and loss.context.requires_grad:
+            losses["loss/source_context"] = loss.context
+        total = factor * loss.total
+        if distance is not None:
+            with _autocast(learner, images):
+                far = distance(output.features, images, labels, learner.batch)
+            losses["loss/feature_distance"] = rule.feature_distance_weight * far
+            total = total + losses["loss/feature_distance"]
+        (share * total).backward()
+        for name, value in losses.items():
+            log[name] = log.get(name, 0) + share * value.detach()
+    return log
 
 
 def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:

@@ -49,9 +49,10 @@ def label_free_scores(
     indices: Sequence[int],
     has_background: bool,
     progress: Callable[[int, int], None] | None = None,
-) -> LabelFreeScores:
-    """Scores of `network` on the photos at `indices`; `other` is the student where that is the teacher, and vice versa."""
-    return label_free_sums(network, other, photos, indices, has_background, progress).scores()
+) -> tuple[LabelFreeScores, LabelFreeScores]:
+    """Scores on the photos at `indices`: of `network` and of `other`, student and teacher. Each predicts a photo three times."""
+    ours, theirs = label_free_sums(network, other, photos, indices, has_background, progress)
+    return ours.scores(), theirs.scores()
 
 
 def label_free_sums(
@@ -61,24 +62,19 @@ def label_free_sums(
     indices: Sequence[int],
     has_background: bool,
     progress: Callable[[int, int], None] | None = None,
-) -> LabelFreeSums:
+) -> tuple[LabelFreeSums, LabelFreeSums]:
     """What `label_free_scores` are made of, for processes that share the photos out."""
     first = 1 if has_background else 0
-    sums = LabelFreeSums()
+    pair = (LabelFreeSums(), LabelFreeSums())
     for done, index in enumerate(indices, start=1):
         photo = _middle(photos.image(index))
-        here = network(photo)
-        classes = len(here)
-        sums.scale.add(here[first:], _at_scale(network, photo, SCALE)[first:])
-        sums.flip.add(here[first:], network(np.ascontiguousarray(photo[:, ::-1]))[first:, :, ::-1])
-        sums.teacher.add(here[first:], other(photo)[first:])
-        sums.pixels += here[0].size
-        sums.uncertain += float((here.max(axis=0) < SURE).sum())
-        sums.entropy += float(-(here * np.log(np.maximum(here, 1e-12))).sum()) / np.log(max(classes, 2))
-        sums.counts = _added(sums.counts, np.bincount(here.argmax(axis=0).ravel(), minlength=classes))
+        here = (network(photo), other(photo))
+        for sums, predict, ours, theirs in zip(pair, (network, other), here, here[::-1], strict=True):
+            mirrored = predict(np.ascontiguousarray(photo[:, ::-1]))[:, :, ::-1]
+            sums.add(ours, theirs, _at_scale(predict, photo, SCALE), mirrored, first)
         if progress is not None:
             progress(done, len(indices))
-    return sums
+    return pair
 
 
 class _Agreement:
@@ -110,6 +106,19 @@ class LabelFreeSums:
     uncertain: float = 0.0
     entropy: float = 0.0
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def add(self, here: Map, other: Map, scaled: Map, mirrored: Map, first: int) -> None:
+        """A photo's maps (C, H, W): this network's, the other one's, and this one's on two changed photos, changed back.
+
+        first: the first class that counts for agreement.
+        """
+        for agreement, map_ in ((self.scale, scaled), (self.flip, mirrored), (self.teacher, other)):
+            agreement.add(here[first:], map_[first:])
+        classes = len(here)
+        self.pixels += here[0].size
+        self.uncertain += float((here.max(axis=0) < SURE).sum())
+        self.entropy += float(-(here * np.log(np.maximum(here, 1e-12))).sum()) / np.log(max(classes, 2))
+        self.counts = _added(self.counts, np.bincount(here.argmax(axis=0).ravel(), minlength=classes))
 
     def merge(self, other: LabelFreeSums) -> None:
         """Add what was summed over other photos."""

@@ -119,7 +119,7 @@ class Predictor:
 
     def probabilities(self, image: Image) -> NDArray[np.float32]:
         """(H, W, 3) uint8 RGB -> (C, H, W) float32."""
-        return _collected(probability_bands(self._network, image, self.preprocessing), len(self.classes), image)
+        return image_probabilities(self._network, image, self.preprocessing)
 
     def features(self, image: Image) -> NDArray[np.float32]:
         """What the whole of (H, W, 3) uint8 RGB looks like to the encoder: (D,), the mean of its last stage.
@@ -183,17 +183,10 @@ def write_prediction(
         writer.close()
 
 
-def image_probabilities(
-    model: HRDA, image: Image, preprocessing: Preprocessing, device: torch.device, autocast: torch.dtype | None
-) -> NDArray[np.float32]:
+def image_probabilities(network: WindowNetwork, image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """The whole of (H, W, 3) uint8 RGB at once: -> (C, H, W) float32. `probability_bands` tells what happens to it."""
-    network = WindowNetwork(model, device, autocast, preprocessing.tile_batch)
-    return _collected(probability_bands(network, image, preprocessing), model.num_classes, image)
-
-
-def _collected(bands: Iterator[ProbabilityBand], classes: int, image: Image) -> NDArray[np.float32]:
-    result = np.empty((classes, *image.shape[:2]), dtype=np.float32)
-    for top, band in bands:
+    result = np.empty((network.model.num_classes, *image.shape[:2]), dtype=np.float32)
+    for top, band in probability_bands(network, image, preprocessing):
         result[:, top : top + band.shape[1]] = band
     return result
 

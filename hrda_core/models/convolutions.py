@@ -53,7 +53,8 @@ def convolve(conv: nn.Conv2d, feature: Tensor, weight: Tensor) -> Tensor:
         whole = conv.groups == 1 and conv.dilation == (1, 1) and min(channels, conv.out_channels) >= MIN_CHANNELS
         if whole and tiles >= MIN_TILES and not torch.is_autocast_enabled("cpu"):  # bf16 is too coarse for the transforms
             return winograd(feature, weight)
-        if conv.groups == channels and conv.dilation != (1, 1):
+        spread = conv.groups == channels and 1 < conv.dilation[0] < min(height, width)
+        if spread and feature.dtype == torch.float32:  # the library has no fast kernels of double precision
             return dilated_depthwise(feature, weight, conv.dilation[0])
     return F.conv2d(feature, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 

@@ -111,9 +111,11 @@ class SegmentationHead(nn.Module):
     def _embedded(self, features: Sequence[Tensor]) -> Tensor:
         """All levels at the finest size, one after the other: (N, levels * channels, H_0, W_0)."""
         size = (features[0].shape[2], features[0].shape[3])
-        weights = [(linear.weight, linear.bias) for linear in self.embed]
-        levels = [per_pixel(feature, *weight) for feature, weight in zip(features, weights, strict=True)]
-        return torch.cat([resize(level, size) for level in levels], dim=1)
+        levels = []
+        for linear, feature in zip(self.embed, features, strict=True):
+            assert isinstance(linear, nn.Linear)
+            levels.append(resize(per_pixel(feature, linear.weight, linear.bias), size))
+        return torch.cat(levels, dim=1)
 
     def _fused_before_resizing(self, features: Sequence[Tensor], fuse: nn.Module) -> Tensor:
         """A 1x1 `ConvBNReLU` of the embedded levels, without making them.

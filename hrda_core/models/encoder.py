@@ -40,6 +40,16 @@ class Encoder(nn.Module, ABC):
         """Parts that no pretrained weights fill; they learn at the heads' rate."""
         return []
 
+    def recompute_blocks(self) -> None:
+        """Keeps only the input of every block in training, and computes the block again in the backward pass.
+
+        Batch norms that are not frozen then take their running statistics twice from the same batch.
+
+        Raises:
+            ValueError: the architecture has no such blocks.
+        """
+        raise ValueError("optimisation.recompute=True: this encoder has no blocks to recompute; set it to false")
+
     def freeze_norms(self) -> None:
         """Keeps every BatchNorm on its running statistics and affine parameters from now on, in training too.
 

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hrda_core.models.encoder import Encoder
 
@@ -133,6 +135,8 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Patch embedding, blocks, final norm: (N, C_in, H, W) -> (N, C_out, H/stride, W/stride)."""
 
+    recompute = False
+
     def __init__(self, patch_embed: PatchEmbedding, blocks: list[Block], channels: int) -> None:
         super().__init__()
         self.patch_embed = patch_embed
@@ -142,7 +146,10 @@ class Stage(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         tokens, height, width = self.patch_embed(feature)
         for block in self.blocks:
-            tokens = block(tokens, height, width)
+            if self.recompute and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, height, width, use_reentrant=False)
+            else:
+                tokens = block(tokens, height, width)
         return feature_of(self.norm(tokens), height, width)
 
 
@@ -181,6 +188,10 @@ class MixTransformer(Encoder):
             feature = stage(feature)
             features.append(feature)
         return features
+
+    def recompute_blocks(self) -> None:
+        for stage in self.stages:
+            stage.recompute = True  # type: ignore[assignment]
 
 
 def _initialise(module: nn.Module) -> None:

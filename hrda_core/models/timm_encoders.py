@@ -77,6 +77,12 @@ class TimmPyramidEncoder(Encoder):
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
         return [norm(feature) for norm, feature in zip(self.output_norms, features, strict=True)]
 
+    def recompute_blocks(self) -> None:
+        try:
+            self.backbone.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError, NotImplementedError):  # how timm says that a model cannot
+            super().recompute_blocks()
+
     def new_modules(self) -> list[nn.Module]:
         return [self.output_norms]
 
@@ -133,6 +139,12 @@ class TimmViTEncoder(Encoder):
         tokens = self.backbone.forward_features(image)[:, self.backbone.num_prefix_tokens :]
         feature = tokens.transpose(1, 2).unflatten(2, (rows, columns))
         return [level(feature) for level in self.neck]
+
+    def recompute_blocks(self) -> None:
+        try:
+            self.backbone.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError, NotImplementedError):  # how timm says that a model cannot
+            super().recompute_blocks()
 
     def new_modules(self) -> list[nn.Module]:
         return [self.neck]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -17,8 +17,10 @@ from hrda_core.data.samples import Dataset, Image
 from hrda_core.evaluation.label_free import LabelFreeScores, label_free_sums
 from hrda_core.evaluation.selection import selection_score
 from hrda_core.evaluation.thresholds import apply_thresholds
+from hrda_core.inference.image_bands import WindowNetwork
 from hrda_core.inference.predictor import Preprocessing, image_probabilities
 from hrda_core.models.hrda import HRDA
+from hrda_core.training.compiling import without_compilation
 from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.stopping import Stopped, StopRequest
 from hrda_core.training.validation import Evaluation, evaluate, scalars
@@ -71,13 +73,13 @@ class Evaluator:
         indices = spread(len(self.photos), count)
         values: dict[str, float] = {}
         with self._predicting("student") as student, self._predicting("teacher") as teacher:
-            for name, one, other in (("student", student, teacher), ("teacher", teacher, student)):
-                own = indices[self.ranks.rank :: self.ranks.size]
-                work = partial(label_free_sums, one, other, self.photos, own, self.has_background, self._watch)
-                sums, *others = self.ranks.together(work)
-                for part in others:
-                    sums.merge(part)
-                values |= self._label_free_scalars(name, sums.scores())
+            own = indices[self.ranks.rank :: self.ranks.size]
+            work = partial(label_free_sums, student, teacher, self.photos, own, self.has_background, self._watch)
+            pairs = self.ranks.together(work)
+        for name, (sums, *others) in zip(NETWORKS, zip(*pairs, strict=True), strict=True):
+            for part in others:
+                sums.merge(part)
+            values |= self._label_free_scalars(name, sums.scores())
         return values
 
     def preview(self) -> list[tuple[str, Image, NDArray[np.uint8], NDArray[np.float32]]]:
@@ -157,8 +159,13 @@ class Evaluator:
         model: HRDA = self.learner.student if network == "student" else self.learner.teacher.model
         training = self.learner.student.training
         model.eval()
+        # one for all images: a batch that did not fit into memory is halved once, not for each image
+        windows = WindowNetwork(model, self.device, self.learner.autocast, self.preprocessing.tile_batch)
         try:
-            yield lambda image: image_probabilities(model, image, self.preprocessing, self.device, self.learner.autocast)
+            with (
+                without_compilation() if self.learner.config.compile else nullcontext()
+            ):  # images of many sizes would be compiled one by one
+                yield lambda image: image_probabilities(windows, image, self.preprocessing)
         finally:
             self.learner.student.train(training)
             self.learner.teacher.set_mode()

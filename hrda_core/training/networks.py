@@ -53,6 +53,8 @@ def build_student(config: TrainConfig, class_names: Sequence[str], tell: Callabl
         notice = load_start(model, options, class_names, start)
         if notice and tell is not None:
             tell(notice)
+    if config.optimisation.recompute:
+        model.encoder.recompute_blocks()
     if config.model.freeze_encoder_norms and (pretrained or start):
         model.encoder.freeze_norms()
     return model

@@ -11,10 +11,12 @@ from hrda_core.models.hrda import HRDA
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def build_optimizer(model: HRDA, config: OptimisationConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: HRDA, config: OptimisationConfig, fused: bool = False) -> torch.optim.Optimizer:
     """Three groups: encoder, encoder norms (own weight decay), heads (learning rate times `head_factor`).
 
     New parts of an encoder, which no pretrained weights fill, belong to the heads.
+
+    `fused`: AdamW in one kernel instead of several passes over the weights; the same but for rounding.
 
     Each group remembers its full learning rate as `base_lr`, which `set_learning_rate` scales.
     """
@@ -34,7 +36,7 @@ def build_optimizer(model: HRDA, config: OptimisationConfig) -> torch.optim.Opti
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=fused or None)
 
 
 def learning_rate(base: float, iteration: int, config: OptimisationConfig) -> float:

@@ -15,6 +15,7 @@ from hrda_core.adaptation.teacher import Teacher
 from hrda_core.inference.predictor import choose_precision
 from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
 from hrda_core.training import networks
+from hrda_core.training.compiling import compile_networks
 from hrda_core.training.data import RunData
 from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.evaluator import Evaluator
@@ -63,7 +64,7 @@ class Run:
         self.stop, self.keep_state_at, self.ranks = stop, keep_state_at, ranks
         self.device = ranks.device(self.config.device)
         self.learner = self._learner(tell)
-        self.optimizer = build_optimizer(self.learner.student, self.config.optimisation)
+        self.optimizer = build_optimizer(self.learner.student, self.config.optimisation, self.config.precision != "reference")
         self.preprocessing = networks.preprocessing_of(self.config, self.learner.student)
         self.evaluator = Evaluator(
             self.learner,
@@ -98,9 +99,13 @@ class Run:
             share_layers(student)
         # without a target no batch passes the teacher, whose norms then must follow the student's
         norm = config.adaptation.teacher_norm if self.data.training.target is not None else "running"
+        teacher = Teacher(student, config.adaptation.teacher_alpha, norm)
+        if config.compile:
+            crop = (config.data.crop_height, config.data.crop_width)
+            compile_networks(student, teacher, crop, lambda text: tell(Notice(0, text=text)))
         return Learner(
             student=student,
-            teacher=Teacher(student, config.adaptation.teacher_alpha, norm),
+            teacher=teacher,
             config=config,
             feature_distance=None if distance is None else distance.to(self.device),
             autocast=choose_precision(config.precision, self.device),
