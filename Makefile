@@ -1,4 +1,4 @@
-# make app · make demo · make test · make lint
+# make app · make demo · make test · make lint · make bench
 # The environment is made in .venv on first use; PYTHON picks the interpreter (3.10 or newer).
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 PORT ?= 8090
 
-.PHONY: app demo test test-data lint clean
+.PHONY: app demo test test-data lint bench clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m hrda_core demo --source "$(SOURCE)" --target "$(TARGET)" --validation "$(VALIDATION)" \
@@ -21,6 +21,10 @@ app: $(VENV)/.installed-dev
 # one process per core, one thread each: several threads per test would compete
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# the table of speed for this machine's processor; under 10 minutes where nothing else runs
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.speed
 
 test-data: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m data

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 TILE = 4  # outputs of a Winograd tile per side; 6 x 6 products then serve 16 outputs where 9 each would be needed
 PATCH = TILE + 2
 MIN_CHANNELS = 128  # below, the transforms cost more than the products they save
-MIN_TILES = 32  # likewise, where the transform of the weights serves few tiles
+MIN_TILES = 96  # likewise, where the transform of the weights serves few tiles
 
 # Winograd's minimal filtering F(4x4, 3x3): Lavin & Gray, arXiv 1509.09308, section 4.3. Patches, weights, outputs.
 _PATCHES = np.array(
@@ -53,9 +53,13 @@ def convolve(conv: nn.Conv2d, feature: Tensor, weight: Tensor) -> Tensor:
         whole = conv.groups == 1 and conv.dilation == (1, 1) and min(channels, conv.out_channels) >= MIN_CHANNELS
         if whole and tiles >= MIN_TILES and not torch.is_autocast_enabled("cpu"):  # bf16 is too coarse for the transforms
             return winograd(feature, weight)
-        spread = conv.groups == channels and 1 < conv.dilation[0] < min(height, width)
-        if spread and feature.dtype == torch.float32:  # the library has no fast kernels of double precision
-            return dilated_depthwise(feature, weight, conv.dilation[0])
+        dilation = conv.dilation[0]
+        if conv.groups == channels and dilation > 1:
+            # pictures of one pixel cost too much, and the library has no fast depthwise kernels of double precision
+            if feature.dtype == torch.float32 and 3 * dilation <= 2 * min(height, width):
+                return dilated_depthwise(feature, weight, dilation)
+            plain = F.conv2d(feature.contiguous(), weight, None, 1, conv.padding, dilation, channels)
+            return plain.contiguous(memory_format=torch.channels_last)
     return F.conv2d(feature, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
