@@ -214,6 +214,8 @@ OUT_OF_RANGE = [
     ("adaptation.mask_ratio", 1.5),
     ("optimisation.iterations", 0),
     ("optimisation.batch_size", 0),
+    ("optimisation.accumulation", 0),
+    ("optimisation.accumulation", 3),
     ("optimisation.optimizer", "adam"),
     ("optimisation.learning_rate", 0.0),
     ("optimisation.learning_rate", -1e-4),
