@@ -84,9 +84,11 @@ def difference(
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Rank correlation; equal values share their mean rank."""
+    """Rank correlation; equal values share their mean rank. NaN where all of one kind are equal."""
     if len(x) < 3:
         raise ValueError(f"{len(x)} points: a rank correlation needs at least 3")
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        return float("nan")
     return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
 
 

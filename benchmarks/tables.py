@@ -63,6 +63,8 @@ def _gap(rows: dict[str, Any]) -> dict[str, float]:
     base = max((mean[arm] for arm in SOURCE_ONLY if arm in mean), default=None)
     if base is None or "adapted" not in mean or "oracle" not in mean:
         return {}
+    if mean["oracle"] <= max(base, 0):
+        return {}  # real labels gain nothing, so that there is no gap
     gap = (mean["adapted"] - base) / (mean["oracle"] - base)
     return {"recovered gap": gap, "adapted / oracle": mean["adapted"] / mean["oracle"]}
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_runs import cracks, tiny
 
-from benchmarks.arms import Result, suggested_photos
+from benchmarks.adaptation import run
+from benchmarks.arms import Result, folder_of, suggested_photos
 from benchmarks.corruptions import CORRUPTIONS, STRENGTHS
 from benchmarks.intervals import (
     argmax_iou,
@@ -22,7 +26,7 @@ from benchmarks.pairs import Pair, in_first_half, with_labels, without_labels
 from benchmarks.photo_counts import BINS, PhotoCounts, count_photos, threshold_of_share
 from benchmarks.sheets import photo_iou
 from benchmarks.tables import markdown, summary
-from hrda_core import ClassInfo, Dataset
+from hrda_core import ClassInfo, Dataset, TrainConfig
 
 CLASSES = (ClassInfo("background", (0, 0, 0), 0), ClassInfo("crack", (0, 212, 255), 255))
 
@@ -151,3 +155,28 @@ def test_suggested_photos_are_found_by_name(tmp_path: Path) -> None:
     assert suggested_photos(pair, 2, tmp_path) == [1, 3]
     with pytest.raises(ValueError, match="train arm 'adapted' of this seed first"):
         suggested_photos(pair, 2, tmp_path / "none")
+
+
+def test_a_whole_benchmark_is_run_once_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target, report = cracks(6, 1), cracks(14, 2), cracks(4, 3)
+    pair = Pair("toy", source, target, report, ("a", "b", "c", "d"), ("road", "road", "wall", "wall"))
+    arms = ["source-only", "adapted", "adapted, 10 suggested labels", "oracle"]
+    options = argparse.Namespace(arms=arms, variant=["gentle:adaptation.teacher_alpha=0.5"], seeds=[3], set=[], tables_only=False)
+
+    def configure(seed: int) -> TrainConfig:
+        return tiny({"seed": seed, "schedule": {"validate_every": 2, "label_free_photos": 2}})
+
+    run(pair, configure, options, tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    (student, teacher) = content["results"]
+    assert list(teacher["arms"]) == [*arms, "gentle"] and teacher["arms"]["oracle"]["seeds"] == [3]
+    assert student["photos"] == 4 and len(content["label_free"]["teacher"]) == 6
+    assert (tmp_path / "worst.jpg").is_file() and "| adapted |" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    longer = (tmp_path / folder_of("oracle", 3) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(longer)["iteration"] == 12
+
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoints/last.pth")}
+    run(pair, configure, options, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained  # nothing is done twice
+    with pytest.raises(ValueError, match="write it as NAME:FIELD=VALUE"):
+        run(pair, configure, argparse.Namespace(**{**vars(options), "variant": ["nonsense"]}), tmp_path)
