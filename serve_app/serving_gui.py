@@ -40,9 +40,8 @@ class ServingGUI(ServingGUITemplate):
             "Look for new experiments", plain=True, button_size="small", icon="zmdi zmdi-refresh", widget_id="hrda_look_again"
         )
         self.look_again.click(self._look_again)
-        self._update_export_message()
         self.notice = Text("", "warning", widget_id="hrda_notice")
-        self.notice.hide()
+        self._update_export_message()
         return [self.look_again, Field(self.precision, "Precision", "Numbers that the network computes with"), self.notice]
 
     def get_params_from_gui(self) -> dict[str, Any]:
@@ -53,7 +52,7 @@ class ServingGUI(ServingGUITemplate):
     def deploy_with_current_params(self) -> None:
         self.notice.hide()
         if self.model_source == ModelSource.CUSTOM and self.experiment_selector.get_selected_experiment_info() is None:
-            self._say("Choose one of the experiments first.", "error")
+            self._say("Choose one of the experiments first; where yours is missing, press 'Look for new experiments'.", "error")
             return
         try:
             super().deploy_with_current_params()
@@ -73,6 +72,7 @@ class ServingGUI(ServingGUITemplate):
         super()._update_export_message()
         if hasattr(self, "look_again"):
             (self.look_again.show if self.model_source == ModelSource.CUSTOM else self.look_again.hide)()
+            self.notice.hide()  # it spoke of the other tab
 
     def _look_again(self) -> None:
         found = add_new_experiments(self.experiment_selector, self.framework_name)

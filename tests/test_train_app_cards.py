@@ -215,7 +215,7 @@ class Platform:
 
 def test_counts_and_thumbnails_of_chosen_projects() -> None:
     overview = look_at(Platform(), [ProjectChoice(1), ProjectChoice(2)])  # type: ignore[arg-type]
-    assert overview.sentence() == "14 images, 7 with objects"
+    assert overview.sentence() == "7 of 14 images with objects"
     assert [name for name, _ in overview.pictures] == ["10-0.png", "10-1.png", "11-0.png", "20-0.png"]
     assert overview.pictures[0][1] == "http://x/10-0?h=192"
 
@@ -223,7 +223,7 @@ def test_counts_and_thumbnails_of_chosen_projects() -> None:
 def test_a_dataset_counts_with_those_inside_it_and_without_its_neighbours() -> None:
     platform: Any = Platform()
     assert [d.id for d in chosen_datasets(platform, ProjectChoice(1, (10,)))] == [10, 11]
-    assert look_at(platform, [ProjectChoice(1, (11,))]).sentence() == "3 images, 2 with objects"
+    assert look_at(platform, [ProjectChoice(1, (11,))]).sentence() == "2 of 3 images with objects"
 
 
 def test_the_page_never_waits_for_the_platform_and_shows_the_latest_choice() -> None:
@@ -239,7 +239,7 @@ def test_the_page_never_waits_for_the_platform_and_shows_the_latest_choice() -> 
     for thread in (first, role.thread):
         assert thread is not None
         thread.join(10)
-    assert role.text.text == "6 images, 0 with objects"
+    assert role.text.text == "0 of 6 images with objects"
     assert 'loading="lazy"' in role.pictures.text and "20-0.png" in role.pictures.text and "10-0.png" not in role.pictures.text
     role.update([])
     assert (role.text.text, role.pictures.text) == ("", "") and seen[-1] is None

@@ -76,7 +76,7 @@ def test_where_metrics_are_drawn() -> None:
     assert curve_of("pseudo/confident") == ("Pseudo-labels", "confident")
     assert curve_of("validation/student/foreground_iou") == ("Foreground IoU", "student")
     assert curve_of("validation/teacher/iou/crack") == ("IoU per class", "crack")
-    assert curve_of("label_free/teacher/scale_agreement") == ("Scores without labels", "scale_agreement")
+    assert curve_of("label_free/teacher/scale_agreement") == ("Scores without labels", "scale agreement")
     assert curve_of("validation/teacher/tuned_threshold") is None
 
 
@@ -185,9 +185,25 @@ def test_the_page_shows_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     view.hear(told("Progress", 20, total=100))
     evaluation(view, 20)
     assert view.status.text == "Adapt: iteration 20 of 100, 1 min 20 s left"
-    assert view.charts["Foreground IoU"]._series[0] == {"name": "teacher", "data": [{"x": 20, "y": 0.5}]}
+    assert view.charts["Foreground IoU"]._series[0] == {"name": "teacher", "data": [{"x": 20, "y": 0.5}] * 2}
     assert "previews/photo%200_000020.jpg?1020" in view.previews.pictures.text
     assert "previews/validation/label%203_000020.jpg?1020" in view.comparisons.pictures.text
+
+
+def test_the_end_and_a_stop_are_not_hidden_by_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_view, "REFRESH", 0.0)
+    view = TrainingView()
+    view.hear(told("Stage", 0, name="adapt"))
+    view.hear(told("Progress", 100, total=100))
+    assert view.status.text == "Adapt: iteration 100 of 100, evaluation and report follow"
+    view.say_stopping("Stopping ...")
+    view.hear(told("Progress", 20, total=100))
+    assert view.status.text == "Stopping ..."
+    view.say("Uploading ...")
+    assert view.status.text == "Uploading ..."
+    view.reset()
+    view.hear(told("Progress", 30, total=100))
+    assert view.status.text.startswith("Adapt: iteration 30 of 100")
 
 
 def test_the_page_changes_about_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

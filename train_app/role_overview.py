@@ -27,7 +27,7 @@ class Overview:
 
     def sentence(self) -> str:
         text = f"{self.images} image{'' if self.images == 1 else 's'}"
-        return text if self.labelled is None else f"{text}, {self.labelled} with objects"
+        return text if self.labelled is None else f"{self.labelled} of {text} with objects"
 
 
 def look_at(api: sly.Api, projects: Sequence[ProjectChoice]) -> Overview:

@@ -67,12 +67,14 @@ def assign_roles(listing: Listing, choice: DataChoice) -> Roles:
     for role, reasons in roles.skipped.items():
         for reason, count in reasons.items():
             total = len(roles.images[role]) + sum(reasons.values())
-            roles.notices.append(f"{role}: {count} of {total} images left out ({reason}){FIXES[reason].format(role=role)}")
+            roles.notices.append(
+                f"{role}: {count} of {total} images left out ({reason}){FIXES[reason].format(Role=role.capitalize())}"
+            )
     return roles
 
 
 FIXES = {
-    NO_OBJECTS: "; if they show none of the classes, let unlabelled {role} images count as background",
+    NO_OBJECTS: '; if they show none of the classes, tick "{Role} images without any object are background"',
     NO_AREA: "; draw polygons, bitmaps, rectangles or alpha masks instead",
     NOT_CHOSEN: ", since without a background class they teach nothing",
     SAME_CONTENT: "",

@@ -30,10 +30,10 @@ class SourceTargetCard:
         self.launched_on = project_info.id
         self.changed: Callable[[], None] = lambda: None  # projects were added or removed
         self.source = ProjectList(
-            api, "source", [ProjectChoice(project_info.id)], "No labelled project is chosen.", lambda: self.changed()
+            api, "source", [ProjectChoice(project_info.id)], "No labelled project is chosen.", self._projects_changed
         )
-        self.target = ProjectList(api, "target", (), "No project with real photos is chosen.", lambda: self.changed())
-        self.validation = ProjectList(api, "validation", (), "No validation project is chosen.", lambda: self.changed())
+        self.target = ProjectList(api, "target", (), "No project with real photos is chosen.", self._projects_changed)
+        self.validation = ProjectList(api, "validation", (), "No validation project is chosen.", self._projects_changed)
         items = [RadioGroup.Item(value, label) for value, label in METHODS]
         self.method = RadioGroup(items, direction="vertical", widget_id="hrda_validation_method")
         self.percent = InputNumber(10, min=1, max=90, widget_id="hrda_validation_percent")
@@ -71,7 +71,7 @@ class SourceTargetCard:
             collapsable=(app_options or {}).get("collapsable", False),
         )
         self._show_validation(self.method.get_value())
-        self.method.value_changed(self._show_validation)
+        self.method.value_changed(self._method_changed)
         self.percent.value_changed(lambda value: self._show_share())
         self.target.overview.seen = lambda overview: self._show_share()
 
@@ -132,6 +132,14 @@ class SourceTargetCard:
         if self.method.get_value() == "project" and not self.validation.get():
             problems.append("Validation: choose a project, or another way to validate.")
         return show_outcome(self.validator_text, problems, "Data are chosen")
+
+    def _projects_changed(self) -> None:
+        self.validator_text.hide()  # what it said may be mended by now
+        self.changed()
+
+    def _method_changed(self, method: str) -> None:
+        self.validator_text.hide()
+        self._show_validation(method)
 
     def _show_validation(self, method: str) -> None:
         (self.validation.widget.show if method == "project" else self.validation.widget.hide)()

@@ -193,9 +193,11 @@ class TrainHRDA(BridgedTrainApp):
     def stop(self) -> None:
         """Ends a download at once, and a training after the iteration at hand. Remembered by a relaunched task."""
         self._stop.set()
+        if self._is_training.locked():
+            self.gui.training_process.validator_text.set("Stopping; the card Progress tells what is still to be done", "info")
         if self._runner is not None:
             self._session.update(stop_requested=True)
-            self.view.say("Stopping: the iteration or evaluation at hand is finished, then everything is saved ...")
+            self.view.say_stopping("Stopping: the iteration or evaluation at hand is finished, then everything is saved ...")
             self._runner.stop()
 
     def _stop_now(self) -> None:

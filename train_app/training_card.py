@@ -34,7 +34,7 @@ class TrainingCard:
         )
         self.experiment_name_input = Input("Enter experiment name", widget_id="hrda_experiment_name")
         self.continue_run = Checkbox(
-            "Continue that experiment's run (its optimiser and iteration) instead of starting from its weights",
+            "With a custom model: go on with that run (its optimiser and iteration) instead of starting anew from its weights",
             widget_id="hrda_continue_run",
         )
         self.baseline = Checkbox("First train without adapting, to see what adapting gains", widget_id="hrda_baseline")
@@ -54,7 +54,11 @@ class TrainingCard:
             description="Images are downloaded first; Stop saves what was trained and uploads it",
             content=Container(
                 [
-                    Field(self.select_device, "Device", "A GPU, or the CPU for a first look"),
+                    Field(
+                        self.select_device,
+                        "Device",
+                        "A GPU, or the CPU for a first look; there is nothing to choose where the machine has only one",
+                    ),
                     Field(self.experiment_name_input, "Experiment name"),
                     *(self.baseline, self.continue_run, self.memory, self.resume_info_text, buttons, self.validator_text),
                 ]

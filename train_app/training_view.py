@@ -68,7 +68,7 @@ def curve_of(metric: str) -> tuple[str, str] | None:
     if metric == "learning_rate":
         return "Learning rate", "encoder"
     if first == "loss":
-        return "Losses", rest
+        return "Losses", rest.replace("_", " ")
     if first == "pseudo":
         return "Pseudo-labels", rest
     if first == "validation" and figure == "foreground_iou":
@@ -76,7 +76,7 @@ def curve_of(metric: str) -> tuple[str, str] | None:
     if first == "validation" and network == "teacher" and figure.startswith("iou/"):
         return "IoU per class", figure.removeprefix("iou/")
     if first == "label_free" and network == "teacher" and (figure.endswith("agreement") or figure == "uncertain"):
-        return "Scores without labels", figure
+        return "Scores without labels", figure.replace("_", " ")
     return None
 
 
@@ -104,6 +104,7 @@ class TrainingView:
         self._started: tuple[float, int] | None = None  # time and iteration of the stage's first progress
         self._shown, self._pending = 0.0, ""
         self._changed: set[str] = set()
+        self._stopping = False
         self._browsed: set[str] = set()  # names of the browsers that have something new
         self._late: threading.Timer | None = None
         self._lock = threading.RLock()
@@ -112,6 +113,7 @@ class TrainingView:
     def reset(self) -> None:
         with self._lock:
             self.curves = Curves()
+            self._stopping = False
             self._told, self._changed, self._browsed = set(), set(CHARTS), set()
             self.notices.hide()
             self.previews.clear()
@@ -141,6 +143,12 @@ class TrainingView:
             self._pending = text
             self._refresh_now_and_then()
 
+    def say_stopping(self, text: str) -> None:
+        """The same; iterations that are still told do not hide it."""
+        with self._lock:
+            self._stopping = True
+            self.say(text)
+
     def finish(self, text: str, addresses: Mapping[str, str]) -> None:
         """The last words, and pictures from where they stay: `addresses` by the files' place in the experiment."""
         with self._lock:
@@ -167,7 +175,8 @@ class TrainingView:
             self._pending = f"Checking data: {event['done']} of {event['total']} images"
         elif kind == "Progress":
             self._started = self._started or (event["time"], iteration)
-            self._pending = self._progress(event)
+            if not self._stopping:
+                self._pending = self._progress(event)
         elif kind == "Metrics":
             self._changed |= self.curves.add(iteration, event["values"], baseline=self._stage == BASELINE)
         elif kind in ("Preview", "Comparison"):
@@ -183,6 +192,8 @@ class TrainingView:
     def _progress(self, event: Event) -> str:
         done, total = event["iteration"], event["total"]
         text = f"{_capital(self._stage)}: iteration {done} of {total}"
+        if done == total:
+            return f"{text}, evaluation and report follow"
         since, first = self._started or (event["time"], done)
         if done > first and event["time"] > since:
             left = (total - done) * (event["time"] - since) / (done - first)
@@ -207,7 +218,7 @@ class TrainingView:
         if self.status.text != self._pending:
             self.status.text = self._pending
         for title in self._changed:
-            series = [{"name": name, "data": [{"x": x, "y": y} for x, y in p]} for name, p in self.curves.series[title].items()]
+            series = [{"name": name, "data": chart_points(points)} for name, points in self.curves.series[title].items()]
             self.charts[title].set_series(series, send_changes=False)
         if self._changed:
             DataJson().send_changes()
@@ -225,10 +236,15 @@ def _chart(title: str) -> Apexchart:
         "title": {"text": title, "align": "left"},
         "grid": {"row": {"colors": ["#f3f3f3", "transparent"], "opacity": 0.5}},
         "xaxis": {"type": "numeric", "decimalsInFloat": 0, "tickAmount": 5},
-        "markers": {"size": 2},
+        "markers": {"size": 3, "strokeWidth": 0},
         "yaxis": [{"show": True, "decimalsInFloat": DECIMALS.get(title, 3)}],
     }
     return Apexchart([], options, "line", height=260)
+
+
+def chart_points(points: list[tuple[int, float]]) -> list[dict[str, float]]:
+    """A lone point twice: the chart would drop a line from it to the axis."""
+    return [{"x": x, "y": y} for x, y in (points * 2 if len(points) == 1 else points)]
 
 
 def _lines(metrics: Path) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ from tests.browser.pages import add_pages
 from tests.local_platform import LocalPlatform
 from tests.local_platform.call import Refusal
 
+LOG_LINES = 300  # of an app, for its page
+
 
 class OneApp(AppProcess):
     """Either of the two."""
@@ -43,6 +46,7 @@ class LocalApps:
         self.platform = platform
         self.projects: DemoProjects | None = None
         self.processes: list[AppProcess] = []
+        self._told: dict[int, int] = {}  # by task, how much of its log the platform knows
         platform.launcher = self.launch
 
     def launch(self, task: dict[str, Any]) -> str:
@@ -68,10 +72,21 @@ class LocalApps:
         psutil.wait_procs(alive, timeout=10)
 
     def watch(self) -> None:
-        """Tells the platform which apps have ended."""
+        """Tells the platform what the apps wrote, and which have ended."""
         for app in self.processes:
+            self._tell_log(app)
             if not app.alive() and self.platform.task(app.task_id)["appUrl"]:
                 self.platform.end_task(app.task_id)
+
+    def _tell_log(self, app: AppProcess) -> None:
+        size = app.log_file.stat().st_size if app.log_file.is_file() else 0
+        if size != self._told.get(app.task_id, 0):
+            self._told[app.task_id] = size
+            logs = [{"message": message(line)} for line in app.log().splitlines()[-LOG_LINES:]]
+            store = self.platform.store
+            with store.lock:
+                store.tasks.change(store.tasks.get(app.task_id), logs=logs)
+                store.commit()
 
     def _process(self, name: str, task_id: int | None) -> AppProcess:
         if name not in ("Train HRDA", "Serve HRDA"):
@@ -80,6 +95,14 @@ class LocalApps:
             return OneApp(self.platform, "serve_app", name, None, task_id)
         assert self.projects is not None
         return OneApp(self.platform, "train_app", "Train HRDA", self.projects.synthetic, task_id)
+
+
+def message(line: str) -> str:
+    """Of a line of a log: the SDK writes JSON, others do not."""
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ class DemoProjects(NamedTuple):
     measured: int
 
 
-def add_demo_projects(platform: LocalPlatform, folder: Path, count: int = 24, size: int = 192) -> DemoProjects:
+def add_demo_projects(platform: LocalPlatform, folder: Path, count: int = 96, size: int = 192) -> DemoProjects:
     """Makes `count` images of `size` pixels for the source and for the target, and a quarter of it for validation."""
     looks = (
         ("Synthetic cracks", CrackSynthesis(count=count, size=size, look="asphalt", seed=0), True),

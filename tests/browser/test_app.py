@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from playwright.sync_api import Page, expect
 from tests.browser.clicks import TIMEOUT, chromium
 
 ROOT = Path(__file__).parents[2]
+LOG_IS_THERE = """async id => (await window.slyPlatform.api.post('tasks.log.download', { id })).data
+    .some(({ message }) => message.startsWith('Application is running'))"""
 
 
 def test_the_first_page_leads_to_both_apps_and_ctrl_c_ends_them(tmp_path: Path) -> None:
@@ -40,6 +43,8 @@ def test_the_first_page_leads_to_both_apps_and_ctrl_c_ends_them(tmp_path: Path) 
             assert other.status == 501 and "is an app of the platform, which is not here" in other.text()
             page.get_by_role("link", name="Serve HRDA").click()
             expect(page.get_by_role("heading", name="Select Model")).to_be_visible(timeout=TIMEOUT)
+            session = page.get_by_text(re.compile(r"^session \d+$")).first.inner_text()
+            page.wait_for_function(LOG_IS_THERE, arg=int(session.split()[1]), timeout=TIMEOUT)
             page.go_back()
             page.get_by_role("link", name="Train HRDA").click()
             expect(page.get_by_role("heading", name="Source and target")).to_be_visible(timeout=TIMEOUT)

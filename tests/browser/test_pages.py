@@ -140,6 +140,7 @@ def choose_everything(page: AppPage, apps: Apps, iterations: int) -> None:
     """From the first card to the last before Start."""
     data = page.card("Source and target")
     add_project(page, page.field(data, "Target"), "photos")
+    expect(data).not_to_contain_text("Target: choose the project")  # a refusal goes with its reason
     validation = page.field(data, "Validation")
     validation.get_by_text("Labelled photos of these projects").click()
     add_project(page, validation, "measured")

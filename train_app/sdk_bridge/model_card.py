@@ -15,8 +15,8 @@ from train_app.settings import OWN_ENCODER
 from train_app.source_target import show_outcome
 
 WEIGHTS = {
-    "": "As the table says: ImageNet weights, downloaded",
-    "pretrained_file": "ImageNet weights of that row, from a file in Team Files",
+    "": "ImageNet weights of the chosen row, downloaded when the training starts",
+    "pretrained_file": "ImageNet weights of the chosen row, from a file in Team Files",
     "start_from": "A whole network from a file in Team Files: of Train HRDA, or published HRDA, DAFormer or MIC",
 }
 TABLE_HINT = (
@@ -37,9 +37,7 @@ class ModelCard(ModelSelector):
         self.hint = Text(TABLE_HINT, widget_id="hrda_model_hint")
         beside: list[Widget] = [
             self.hint,
-            Field(
-                Container([self.weights, self.path]), "Weights of a row of the table", "Files are read without executing anything"
-            ),
+            Field(Container([self.weights, self.path]), "Weights to start from", "Files are read without executing anything"),
         ]
         self.own = Container(beside)
         self.display_widgets[1:1] = [self.own]

@@ -12,7 +12,7 @@ export const chart = {
       dataPointSelection: (event, context, point) => this.$emit('data-point-selection', point),
       click: (event, context, point) => this.$emit('click', point),
     };
-    this.chart = new ApexCharts(this.$refs.chart, { noData: { text: 'No values yet' }, ...plain, chart, series: this.copy() });
+    this.chart = new ApexCharts(this.$refs.chart, { noData: { text: 'No values yet', offsetY: 14 }, ...plain, chart, series: this.copy() });
     this.chart.render();
   },
   beforeDestroy() {

@@ -34,12 +34,14 @@ const overview = {
       </p>
       <ol class="steps">
         <li>
-          Open <b>Train HRDA</b>. The source is chosen already; add <i>Photos without labels</i> as the target and
-          <i>Labelled photos</i> as the validation. Choose the model <i>ResNet-10-T (quick)</i> and the preset <i>Quick</i>. Without a
-          way to the internet, write <code>model: {pretrained: false}</code> under <i>All settings</i>. A few minutes on a CPU are
-          enough for the first pictures: <i>Stop</i> keeps what was trained.
+          Open <b>Train HRDA</b> under Apps, and press <i>Select</i> on each card when it is filled in. The source is chosen already;
+          choose <i>Photos without labels</i> as the target and <i>Labelled photos</i> as the validation. Take the model
+          <i>ResNet-10-T (quick)</i>, the class as it is, and the preset <i>Quick</i>. ImageNet weights are downloaded; where there is no
+          way to the internet, add these lines at the end of <i>All settings</i>, so that the network learns from nothing, at a higher
+          rate: <pre>model: {pretrained: false}\noptimisation: {learning_rate: 0.002, head_factor: 1}</pre>
+          Then press <i>Start</i>. It takes some minutes on a CPU; <i>Stop</i> keeps what was trained until then.
         </li>
-        <li>Open <b>Serve HRDA</b>, press <i>Look for new experiments</i> under <i>Custom models</i>, choose yours, and press <i>Serve</i>.</li>
+        <li>Open <b>Serve HRDA</b>, press <i>Look for new experiments</i> under <i>Custom models</i>, choose yours, and press <i>SERVE</i>.</li>
         <li>Open a project below, choose the deployed session, and press <i>Predict</i> at a photo.</li>
       </ol>
       <div class="columns">
