@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hrda_core.allocator import VARIABLE
 from hrda_core.models.build import build_model
 from hrda_core.models.convolutions import convolve, dilated_depthwise, winograd
-from hrda_core.models.daformer_head import SegmentationHead
+from hrda_core.models.daformer_head import NARROW, SegmentationHead
 from hrda_core.models.hrda import HRDA, Box
 from hrda_core.models.mit import attend
 from hrda_core.models.published_order import use_published_order
@@ -82,7 +82,7 @@ def test_small_convolutions_and_bf16_are_left_alone() -> None:
 def test_head(context_aware: bool, training: bool) -> None:
     """1x1 convolutions and linear maps before upsampling, folded into one; norms on batch and on running statistics."""
     torch.manual_seed(0)
-    head = SegmentationHead((4, 6, 8, 10), 3, 16, dropout=0.0, context_aware=context_aware).double().train(training)
+    head = SegmentationHead((4, 6, 8, 10), 3, NARROW, dropout=0.0, context_aware=context_aware).double().train(training)
     published = use_published_order(copy.deepcopy(head))
     features = [noise(2, c, 24 // 2**i, 36 // 2**i, seed=i) for i, c in enumerate((4, 6, 8, 10))]
     assert_same(lambda *x: head(x), lambda *x: published(x), *features)
@@ -118,7 +118,7 @@ def test_attention() -> None:
 
 def network(encoder: str = "mit_b0") -> HRDA:
     torch.manual_seed(0)
-    model = build_model(encoder, 3, head_channels=16, detail_size=32, dropout=0.0, drop_path_rate=0.0)
+    model = build_model(encoder, 3, head_channels=NARROW, detail_size=64, dropout=0.0, drop_path_rate=0.0)
     return model.double()
 
 
@@ -126,7 +126,7 @@ def network(encoder: str = "mit_b0") -> HRDA:
 def test_a_training_step_of_the_network(encoder: str) -> None:
     model = network(encoder).train()
     published = use_published_order(copy.deepcopy(model))
-    image, box = noise(2, 3, 64, 64), Box(32, 64, 0, 32)
+    image, box = noise(2, 3, 128, 128), Box(64, 128, 0, 64)
     outputs = [m(image, box) for m in (model, published)]
     torch.testing.assert_close(outputs[0].fused, outputs[1].fused, rtol=0, atol=1e-9)
     torch.testing.assert_close(outputs[0].detail, outputs[1].detail, rtol=0, atol=1e-9)
@@ -140,7 +140,7 @@ def test_sliding_detail_windows() -> None:
     model = network().eval()
     published = use_published_order(copy.deepcopy(model))
     with torch.no_grad():
-        ours, theirs = model.logits(noise(1, 3, 60, 90)), published.logits(noise(1, 3, 60, 90))
+        ours, theirs = model.logits(noise(1, 3, 120, 150)), published.logits(noise(1, 3, 120, 150))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
@@ -151,6 +151,12 @@ def test_the_order_is_no_part_of_the_weights_and_copies_keep_it() -> None:
     assert list(published.state_dict()) == names
     assert published.published_order and published.head.fuse.bottleneck.published_order
     assert not use_published_order(published, False).head.published_order
+
+
+def test_narrow_heads_keep_the_published_order() -> None:
+    model = build_model("test_efficientnet", 2, head_channels=NARROW - 8, detail_size=64, pretrained=False)
+    assert model.published_order and model.head.published_order and model.head.fuse.bottleneck.published_order
+    assert use_published_order(model, False).head.published_order
 
 
 def test_large_pages_are_asked_for_unless_the_environment_says_otherwise() -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrda_core.models.daformer_head import SegmentationHead, resize
+from hrda_core.models.daformer_head import NARROW, SegmentationHead, resize
 from hrda_core.models.encoder import Encoder
 
 STRIDE = 4  # of the heads' logits
@@ -96,6 +96,7 @@ class HRDA(nn.Module):
         if multi_resolution and attention != "fixed":
             maps = num_classes if attention == "class" else 1
             self.scale_attention = SegmentationHead(encoder.channels, maps, head_channels, dropout, context_aware=False)
+        self.narrow = self.published_order = head_channels < NARROW
 
     # -- geometry ------------------------------------------------------------------------------------------------
 
