@@ -14,8 +14,16 @@ sys.modules.setdefault("__channelexec__", sys.modules["__main__"])
 
 # files that take minutes, the longest first: begun last, they would leave the other processes idle at the end
 SLOW = (
-    *("test_train_app.py", "test_pages.py", "test_train_app_sessions.py", "test_distributed.py", "test_serve_app.py"),
-    *("test_serve_clients.py", "test_app.py", "test_runs.py", "test_train_app_parts.py", "test_serve_deploy.py"),
+    *("test_train_app.py", "test_pages.py", "test_train_app_sessions.py", "test_golden_adaptation.py"),
+    *(
+        "test_distributed.py",
+        "test_serve_app.py",
+        "test_serve_clients.py",
+        "test_app.py",
+        "test_runs.py",
+        "test_train_app_parts.py",
+        "test_serve_deploy.py",
+    ),
 )
 
 
