@@ -211,10 +211,10 @@ def test_the_page_changes_about_once_a_second(monkeypatch: pytest.MonkeyPatch) -
     view, changes = TrainingView(), []
     monkeypatch.setattr(view.charts["Losses"], "set_series", lambda series, send_changes: changes.append(series))
     view.say("begins")
-    for iteration in range(200):
+    for iteration in range(100):
         view.hear(told("Metrics", iteration, values={"loss/source": 1.0}))
     assert len(changes) < 20
-    _wait(lambda: len(changes[-1][0]["data"]) == 200 if changes else False)  # the last ones come without another event
+    _wait(lambda: len(changes[-1][0]["data"]) == 100 if changes else False)  # the last ones come without another event
 
 
 def test_the_page_does_not_grow_however_long_the_run() -> None:
