@@ -75,7 +75,7 @@ def curve_of(metric: str) -> tuple[str, str] | None:
         return "Foreground IoU", network
     if first == "validation" and network == "teacher" and figure.startswith("iou/"):
         return "IoU per class", figure.removeprefix("iou/")
-    if first == "label_free" and network == "teacher" and (figure.endswith("agreement") or figure == "uncertain"):
+    if first == "label_free" and network == "teacher" and (figure.endswith("agreement") or figure in ("uncertain", "score")):
         return "Scores without labels", figure.replace("_", " ")
     return None
 
