@@ -205,7 +205,7 @@ def test_devices() -> None:
 def test_precisions(binary: dict[str, Any]) -> None:
     cpu = torch.device("cpu")
     assert [choose_precision(name, cpu) for name in ("auto", "fp32", "bf16")] == [None, None, torch.bfloat16]
-    with pytest.raises(ValueError, match="precision='fp16': use 'auto', 'fp32' or 'bf16'"):
+    with pytest.raises(ValueError, match="precision='fp16': use 'auto', 'fp32', 'bf16' or 'reference'"):
         Predictor(binary, "cpu", precision="fp16")
 
 

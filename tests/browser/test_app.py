@@ -23,7 +23,12 @@ def test_the_first_page_leads_to_both_apps_and_ctrl_c_ends_them(tmp_path: Path) 
     said = tmp_path / "said.txt"
     with said.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.browser.app", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=out, text=True
+            [sys.executable, "-m", "tests.browser.app", "--port", "0"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=out,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background ignore Ctrl-C
         )
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
