@@ -136,15 +136,15 @@ def test_a_browser_without_pictures_is_not_shown() -> None:
 
 def test_very_many_evaluations_are_thinned_out_around_the_one_that_is_looked_at() -> None:
     browser = PreviewBrowser("preview", "Your photos", "")
-    for iteration in range(1, 100):
+    for iteration in range(1, 40):
         browser.add(Moment("adapt", iteration, {}))
-    browser.choose(49)
-    for iteration in range(100, 3000):
+    browser.choose(19)
+    for iteration in range(40, 3000):
         browser.add(Moment("adapt", iteration, {}))
     browser.show()
     assert len(browser._moments) <= MAX_MOMENTS
     assert (browser._moments[0].iteration, browser._moments[-1].iteration) == (1, 2999)
-    assert browser._moments[browser._chosen].iteration == 50
+    assert browser._moments[browser._chosen].iteration == 20
 
 
 def test_addresses_of_pictures_lead_back_to_them(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from supervisely.app.widgets import Button, Container, Empty, Field, Slider, Tex
 
 from train_app.gallery import gallery
 
-MAX_MOMENTS = 200  # beyond, every second one cannot be chosen any more
+MAX_MOMENTS = 50  # beyond, every second one cannot be chosen any more
 MAX_PICTURES = 8
 ECHO = 1.5  # seconds in which a browser may tell of what the server has set
 WIDTH = 480

@@ -22,7 +22,7 @@ from train_app.runner import Event
 
 CHARTS = ("Losses", "Foreground IoU", "IoU per class", "Pseudo-labels", "Scores without labels", "Learning rate")
 DECIMALS = {"Learning rate": 7}
-MAX_POINTS = 150  # of a curve; beyond, every second one goes
+MAX_POINTS = 100  # of a curve; beyond, every second one goes
 MAX_CURVES = 12  # of a chart
 COLUMNS = 3
 REFRESH = 1.0  # seconds between updates of the page
