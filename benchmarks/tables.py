@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -111,7 +111,7 @@ def _of(results: Sequence[Result], arm: str, seed: int) -> Result | None:
 
 
 def _range(values: Sequence[float]) -> str:
-    percent: Callable[[float], float] = lambda value: 100 * value  # noqa: E731
-    if len(values) == 1:
-        return f"{percent(values[0]):.1f}"
-    return f"{percent(float(np.mean(values))):.1f} ({percent(min(values)):.1f} to {percent(max(values)):.1f})"
+    percent = [100 * value for value in values]
+    if len(percent) == 1:
+        return f"{percent[0]:.1f}"
+    return f"{np.mean(percent):.1f} ({min(percent):.1f} to {max(percent):.1f})"
