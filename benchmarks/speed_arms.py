@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.losses import multi_resolution_loss
 from hrda_core.adaptation.step import Learner, SourceBatch, TargetBatch, step
 from hrda_core.adaptation.teacher import Teacher
+from hrda_core.allocator import held_memory
 from hrda_core.config import TrainConfig
 from hrda_core.data.decoding import read_image
 from hrda_core.inference.predictor import choose_precision
@@ -45,7 +47,7 @@ class Arm:
 
 ARMS = {
     "reference": Arm("fp32, published order of operations, memory as PyTorch takes it", reference=True, precision="reference"),
-    "default": Arm("fp32, the same function with less work, memory in large pages"),
+    "default": Arm("fp32, the same function with less work, memory in large pages, held while training"),
     "bf16": Arm("approximation: bf16 autocast", precision="bf16"),
     "fewer windows": Arm("approximation: detail windows without overlap, in the teacher and at inference", overlap=0.0),
     "both": Arm("approximation: bf16 and detail windows without overlap", precision="bf16", overlap=0.0),
@@ -71,6 +73,9 @@ class Tasks:
         self.image = torch.randn(BATCH, 3, crop, crop, device=self.device)
         self.label = torch.randint(0, CLASSES, (BATCH, crop, crop), device=self.device)
         self.iteration = 0
+        self.training_memory = ExitStack()
+        if not arm.reference:
+            self.training_memory.enter_context(held_memory(device))
         self.by_name: dict[str, Callable[[], object]] = {
             "forward and backward": self.forward_backward,
             "teacher": lambda: self.learner.teacher.logits(self.image),
@@ -109,6 +114,7 @@ class Tasks:
         self.iteration += 1
 
     def predict(self, height: int, width: int) -> None:
+        self.training_memory.close()
         image = torch.randn(1, 3, height, width, device=self.device)
         enabled = self.learner.autocast is not None
         with torch.autocast(self.device.type, dtype=self.learner.autocast or torch.bfloat16, enabled=enabled):

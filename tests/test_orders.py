@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrda_core.allocator import VARIABLE
 from hrda_core.models.build import build_model
 from hrda_core.models.convolutions import convolve, dilated_depthwise, winograd
 from hrda_core.models.daformer_head import NARROW, SegmentationHead
@@ -157,12 +153,3 @@ def test_narrow_heads_keep_the_published_order() -> None:
     model = build_model("test_efficientnet", 2, head_channels=NARROW - 8, detail_size=64, pretrained=False)
     assert model.published_order and model.head.published_order and model.head.fuse.bottleneck.published_order
     assert use_published_order(model, False).head.published_order
-
-
-def test_large_pages_are_asked_for_unless_the_environment_says_otherwise() -> None:
-    for given, expected in ((None, "1"), ("0", "0")):
-        environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
-        environment |= {} if given is None else {VARIABLE: given}
-        code = f"import hrda_core.allocator, os; print(os.environ[{VARIABLE!r}])"
-        result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert result.stdout.strip() == expected

@@ -12,6 +12,7 @@ from torch import Tensor
 from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.step import Learner, SourceBatch, TargetBatch, step
 from hrda_core.adaptation.teacher import Teacher
+from hrda_core.allocator import held_memory
 from hrda_core.inference.predictor import choose_precision
 from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
 from hrda_core.training import networks
@@ -122,7 +123,8 @@ class Run:
         self.tell = broadcast(*(files if self.ranks.first else ()), self.tell)
         self._check_ranks()
         try:
-            stopped = self._iterate_all()
+            with held_memory(self.device.type):
+                stopped = self._iterate_all()
         except Stopped:
             stopped = "stop requested"
         finally:
