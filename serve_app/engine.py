@@ -15,12 +15,12 @@ from hrda_core.data.samples import ClassInfo, Image, check_image
 from hrda_core.inference.image_bands import ProbabilityBand, WindowNetwork, probability_bands, ran_out_of_memory
 from hrda_core.inference.predictor import Prediction, Predictor, write_prediction
 from hrda_core.inference.preprocessing import Preprocessing
+from hrda_core.inference.tile_queue import ClientStopped, DeadlinePassed, EngineClosed, RequestNetwork, TileQueue, TileStatistics
 from hrda_core.inference.writers import ArrayWriter, Writer
 from hrda_core.models.checkpoints import load_checkpoint
 from serve_app.model_card import model_card
 from serve_app.predict_options import PredictOptions, check_tiles
 from serve_app.safe_checkpoints import check_checkpoint
-from serve_app.tile_queue import ClientStopped, DeadlinePassed, EngineClosed, RequestNetwork, TileQueue, TileStatistics
 
 __all__ = ["ClientStopped", "DeadlinePassed", "Engine", "EngineClosed", "NoMemory", "PredictOptions"]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from test_predictor import checkpoint, photo
 
 from hrda_core.__main__ import main
@@ -16,6 +19,7 @@ from hrda_core.data.samples import Dataset, read_classes
 from hrda_core.inference.folder import predict_folder
 from hrda_core.inference.photo_writers import OverlayWriter
 from hrda_core.inference.predictor import Predictor
+from hrda_core.inference.tile_queue import TileQueue
 from hrda_core.models.checkpoints import save_checkpoint
 
 
@@ -126,8 +130,8 @@ def test_what_is_there_is_skipped(binary: dict[str, Any], tmp_path: Path) -> Non
     assert predict_folder(predictor, tmp_path / "in", out, overwrite=True).written == 3
 
 
-def test_an_interrupted_run_goes_on(binary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_photos(tmp_path / "in", "a.png", "b.png", "c.png")
+def test_an_interrupted_run_goes_on(binary: dict[str, Any], tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", *(f"{name}.png" for name in "abcdefghij"))
     predictor, out = Predictor(binary, "cpu"), tmp_path / "out"
 
     def stop(done: int, total: int) -> None:
@@ -136,18 +140,68 @@ def test_an_interrupted_run_goes_on(binary: dict[str, Any], tmp_path: Path, monk
 
     with pytest.raises(KeyboardInterrupt):
         predict_folder(predictor, tmp_path / "in", out, stop)
+    written = len(list((out / "masks").iterdir()))
+    assert 2 <= written < 10  # those that were reported, and perhaps those that were nearly done
     result = predict_folder(predictor, tmp_path / "in", out)
-    assert (result.written, result.skipped) == (1, 2)
-
-    # stopped in the middle of a photo: none of its files is there, no temporary one either
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(predictor.model, "logits", interrupt)
-        predict_folder(predictor, tmp_path / "in", tmp_path / "new", probabilities=True)
-    assert files(tmp_path / "new") == []
+    assert (result.written, result.skipped) == (10 - written, written)
 
 
-def interrupt(windows: Any) -> Any:
-    raise KeyboardInterrupt
+def test_a_photo_that_was_stopped_in_the_middle_leaves_no_file(
+    binary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path / "in", "a.png")
+    cv2.imwrite(str(tmp_path / "in" / "b.png"), photo(60, 500))  # several windows
+    predictor, stopped, network = Predictor(binary, "cpu"), threading.Event(), Predictor(binary, "cpu").model
+
+    def logits(windows: torch.Tensor) -> torch.Tensor:
+        if windows.shape[-1] > 70:  # the second photo
+            stopped.wait()
+            time.sleep(0.3)  # the first windows take longer than it takes to notice
+        return network.logits(windows)
+
+    def stop(done: int, total: int) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predictor.model, "logits", logits)
+    with pytest.raises(KeyboardInterrupt):
+        predict_folder(predictor, tmp_path / "in", tmp_path / "out", stop, probabilities=True)
+    assert files(tmp_path / "out") == ["masks/a.png", "overlays/a.jpg", "probabilities/a.npz"]
+
+
+def test_an_error_while_predicting_ends_the_run(binary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(windows: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("the device fell off")
+
+    write_photos(tmp_path / "in", "a.png", "b.png", "c.png")
+    predictor = Predictor(binary, "cpu")
+    monkeypatch.setattr(predictor.model, "logits", fail)
+    with pytest.raises(RuntimeError, match="the device fell off"):
+        predict_folder(predictor, tmp_path / "in", tmp_path / "out")
+    assert files(tmp_path / "out") == []
+
+
+def test_on_a_gpu_photos_share_batches(binary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of a CPU here: the network then sees windows of several photos at once, and says the same of them."""
+    write_photos(tmp_path / "in", *(f"{name}.png" for name in "abcd"))
+    for path in (tmp_path / "in").iterdir():
+        cv2.imwrite(str(path), photo(64, 64, ord(path.stem)))  # alike in size
+    predictor, sizes = Predictor(binary, "cpu"), list[int]()
+    expected = predictor.predict(sorted((tmp_path / "in").iterdir()))
+    logits = predictor.model.logits
+
+    def count(windows: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(windows))
+        time.sleep(0.2)  # so that the others come to wait in line
+        return logits(windows)
+
+    monkeypatch.setattr(predictor.model, "logits", count)
+    monkeypatch.setattr("hrda_core.inference.folder.TileQueue", lambda network, share: TileQueue(network, True))
+    assert predict_folder(predictor, tmp_path / "in", tmp_path / "out", photos_at_once=4).written == 4
+    assert sum(sizes) == 4 and max(sizes) > 1
+    for name, prediction in zip("abcd", expected, strict=True):
+        mask = cv2.imread(str(tmp_path / "out" / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert np.mean((mask == 5) == (prediction.labels == 0)) > 0.99  # 5: the value of the background
 
 
 def test_outputs_of_other_weights_or_settings_are_not_mixed(binary: dict[str, Any], tmp_path: Path) -> None:
@@ -167,7 +221,7 @@ def test_outputs_of_other_weights_or_settings_are_not_mixed(binary: dict[str, An
 
 def test_overwriting_that_stops_leaves_nothing_of_the_old(binary: dict[str, Any], tmp_path: Path) -> None:
     """The next run must not take the old weights' masks for its own."""
-    write_photos(tmp_path / "in", "a.png", "b.png")
+    write_photos(tmp_path / "in", *(f"{name}.png" for name in "abcdefghij"))
     out, student = tmp_path / "out", Predictor(binary, "cpu", network="student")
     predict_folder(Predictor(binary, "cpu"), tmp_path / "in", out, confidence=True)
 
@@ -176,8 +230,9 @@ def test_overwriting_that_stops_leaves_nothing_of_the_old(binary: dict[str, Any]
 
     with pytest.raises(KeyboardInterrupt):
         predict_folder(student, tmp_path / "in", out, stop, overwrite=True)
-    assert files(out) == ["masks/a.png", "overlays/a.jpg"]
-    assert predict_folder(student, tmp_path / "in", out).written == 1
+    left = len(list((out / "masks").iterdir()))  # a, and perhaps those that were nearly done
+    assert 1 <= left < 10 and not (out / "confidence" / "j.png").exists()
+    assert predict_folder(student, tmp_path / "in", out).written == 10 - left
     assert json.loads((out / "predict.json").read_text())["weights_version"] == student.weights_version
 
 

@@ -17,10 +17,10 @@ from served_model import WAIT, WINDOW, busy_network, in_parallel, micro_checkpoi
 from torch import Tensor
 
 from hrda_core.inference.predictor import Predictor
+from hrda_core.inference.tile_queue import TileQueue
 from hrda_core.models.checkpoints import save_checkpoint
 from hrda_core.models.hrda import HRDA
 from serve_app.engine import ClientStopped, DeadlinePassed, Engine, EngineClosed, NoMemory, PredictOptions
-from serve_app.tile_queue import TileQueue
 
 # What a probability may change in a batch that requests share; measured: 2e-7 with convolutional encoders, 3e-6 with MiT.
 SHARED_BATCH = 1e-5

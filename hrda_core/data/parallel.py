@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ def in_order(
     workers: int | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yields function(item) for every item, in order, computed by `workers` threads (None: one for each core).
 
     Threads, since decoding and hashing run outside the interpreter's lock. At most a few items are under way at a time,

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hrda_core.data.parallel import in_order
 from hrda_core.data.samples import IGNORE, IMAGE_SUFFIXES, Image, check_stems, read_image, write_classes
 from hrda_core.inference.photo_writers import NpzWriter, OverlayWriter, Several
 from hrda_core.inference.predictor import Predictor
+from hrda_core.inference.tile_queue import RequestNetwork, TileQueue
 from hrda_core.inference.writers import PngWriter, Writer
 
 FOLDERS = {"masks": ".png", "overlays": ".jpg", "confidence": ".png", "probabilities": ".npz"}
 RECORD = "predict.json"  # in the output folder: by which weights and settings it was written
+CPU_PHOTOS = 2  # at a time: one is read or written while the network has the other
 
 
 @dataclass
@@ -27,6 +32,15 @@ class FolderResult:
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
 
+    def note(self, photo: Path, reason: str | None) -> None:
+        """reason: None where the photo was predicted, "" where its outputs were there, else why it was not read."""
+        if reason:
+            self.failed.append((photo, reason))
+        elif reason is None:
+            self.written += 1
+        else:
+            self.skipped += 1
+
 
 def predict_folder(
     predictor: Predictor,
@@ -36,12 +50,17 @@ def predict_folder(
     confidence: bool = False,
     probabilities: bool = False,
     overwrite: bool = False,
+    photos_at_once: int | None = None,
 ) -> FolderResult:
     """Writes masks/ (PNG, class values as in classes.json, 255 = no class), overlays/ (JPEG), classes.json, predict.json.
 
     On request also confidence/ (PNG, 0..255 for 0..1) and probabilities/ (npz, (C, H, W) float16). Photos of sub-folders keep
     their relative path. A photo whose outputs exist is skipped; one that cannot be read is listed in the result, and the
     others go on. `overwrite` makes all outputs anew.
+
+    Photos are read, predicted and written side by side, `photos_at_once` of them (None: two on a CPU; on a GPU as many as fill a
+    batch of windows, which they share), so that memory holds as many. `progress` hears of them in order. A shared batch adds
+    up in another order, which may change the label of a pixel where two classes tie.
 
     Raises:
         ValueError: no such file or folder, no photo in it, two photos that differ only in their suffix, or outputs that other
@@ -57,19 +76,34 @@ def predict_folder(
             for path in _outputs(output, list(FOLDERS), photo.relative_to(root)).values():
                 path.unlink(missing_ok=True)
     result = FolderResult()
-    for done, photo in enumerate(photos, start=1):
+    shared = predictor.device.type == "cuda"  # a GPU takes the windows of several photos at once, which a CPU gains nothing from
+    queue, stopped = TileQueue(predictor.network, shared), threading.Event()
+
+    def predict(photo: Path) -> str | None:
+        """Why the photo was not read; "" where its outputs were there already, None where they are now."""
         if all(path.is_file() for path in wanted[photo].values()):
-            result.skipped += 1
-        else:
+            return ""
+        try:
+            image = read_image(photo)
+        except (ValueError, OSError, MemoryError) as error:
+            return str(error) or "not enough memory to read it"
+        writer = Several(list(_writers(predictor, image, wanted[photo])))
+        predictor.predict_to(image, writer, probabilities, RequestNetwork(queue, None, stopped.is_set))
+        return None
+
+    at_once = photos_at_once or (CPU_PHOTOS + (predictor.preprocessing.tile_batch if shared else 0))
+    try:
+        with closing(in_order(predict, photos, len(photos), at_once)) as outcomes:
             try:
-                image = read_image(photo)
-            except (ValueError, OSError, MemoryError) as error:
-                result.failed.append((photo, str(error) or "not enough memory to read it"))
-            else:
-                predictor.predict_to(image, Several(list(_writers(predictor, image, wanted[photo]))), probabilities)
-                result.written += 1
-        if progress is not None:
-            progress(done, len(photos))
+                for done, (photo, reason) in enumerate(zip(photos, outcomes, strict=True), start=1):
+                    result.note(photo, reason)
+                    if progress is not None:
+                        progress(done, len(photos))
+            except BaseException:
+                stopped.set()  # else photos under way would go on to their end, which may be minutes
+                raise
+    finally:
+        queue.close()
     return result
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hrda_core.config import PRECISIONS
 from hrda_core.data.samples import ClassInfo, Image, check_image, read_image
 from hrda_core.evaluation.thresholds import apply_thresholds
-from hrda_core.inference.image_bands import ProbabilityBand, WindowNetwork, probability_bands
+from hrda_core.inference.image_bands import Network, ProbabilityBand, WindowNetwork, probability_bands
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.writers import ArrayWriter, Writer
 from hrda_core.models.checkpoints import load_checkpoint, model_of, weights_version
@@ -84,7 +84,7 @@ class Predictor:
         wanted = {"blending": blending, "flips": flips, "tile_batch": tile_batch, "overlap": overlap, "window": window}
         changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
         self.preprocessing = replace(Preprocessing.from_plain(plain), **changes)
-        self._network = WindowNetwork(self.model, self.device, self.autocast, self.preprocessing.tile_batch)
+        self.network = WindowNetwork(self.model, self.device, self.autocast, self.preprocessing.tile_batch)
         which = content["selected"] if network == "selected" else network
         self._stored_thresholds: Sequence[float] | None = content["thresholds"].get(which)
         self.thresholds = self.thresholds_for(thresholds)
@@ -107,19 +107,22 @@ class Predictor:
             predictions.append(Prediction(writer.labels, writer.confidence, writer.probabilities))
         return predictions
 
-    def predict_to(self, image: Image | str | Path, writer: Writer, probabilities: bool = False) -> None:
+    def predict_to(
+        self, image: Image | str | Path, writer: Writer, probabilities: bool = False, network: Network | None = None
+    ) -> None:
         """Predicts an image of any size into a writer (inference/writers.py), a band of rows at a time.
 
         Beside the image itself, memory grows with its width only; a `numpy.memmap` is read strip by strip.
+        `network`: what runs the windows in place of `self.network`, say, a place in a `TileQueue`.
 
         Raises:
             ValueError: an array that is no image, or a file that cannot be read.
         """
-        self._predict_to(self._image(image, "image"), writer, probabilities)
+        self._predict_to(self._image(image, "image"), writer, probabilities, network)
 
     def probabilities(self, image: Image) -> NDArray[np.float32]:
         """(H, W, 3) uint8 RGB -> (C, H, W) float32."""
-        return image_probabilities(self._network, image, self.preprocessing)
+        return image_probabilities(self.network, image, self.preprocessing)
 
     def features(self, image: Image) -> NDArray[np.float32]:
         """What the whole of (H, W, 3) uint8 RGB looks like to the encoder: (D,), the mean of its last stage.
@@ -142,8 +145,8 @@ class Predictor:
         check_image(image, name if isinstance(item, np.ndarray) else str(item))
         return image
 
-    def _predict_to(self, image: Image, writer: Writer, probabilities: bool) -> None:
-        bands = probability_bands(self._network, image, self.preprocessing)
+    def _predict_to(self, image: Image, writer: Writer, probabilities: bool, network: Network | None = None) -> None:
+        bands = probability_bands(network or self.network, image, self.preprocessing)
         size = (image.shape[0], image.shape[1])
         write_prediction(bands, size, len(self.classes), self.thresholds, self.has_background, writer, probabilities)
 
