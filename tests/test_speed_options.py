@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from test_predictor import checkpoint, photo
 from tiny_runs import cracks, tiny
 from torch import Tensor
 
@@ -15,9 +17,10 @@ from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.step import Learner, SourceBatch, TargetBatch, step
 from hrda_core.adaptation.teacher import Teacher
 from hrda_core.config import OptimisationConfig, TrainConfig
+from hrda_core.inference.predictor import Predictor
 from hrda_core.models.build import build_encoder, build_model
+from hrda_core.models.compiling import compile_networks
 from hrda_core.models.hrda import HRDA
-from hrda_core.training.compiling import compile_networks
 from hrda_core.training.events import Event, Notice
 from hrda_core.training.optimisation import build_optimizer
 
@@ -107,7 +110,7 @@ def test_where_compiling_fails_the_run_says_so_and_goes_on(monkeypatch: pytest.M
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no C++ compiler was found")
 
-    monkeypatch.setattr("hrda_core.training.compiling._compile", broken)
+    monkeypatch.setattr("hrda_core.models.compiling._compile", broken)
     heard: list[Event] = []
     result = train(tiny({"compile": True}), cracks(3, 0), cracks(3, 1, masks=False), None, heard.append, directory=tmp_path)
     assert result.last.is_file()
@@ -117,11 +120,25 @@ def test_where_compiling_fails_the_run_says_so_and_goes_on(monkeypatch: pytest.M
 
 def test_compiled_networks_keep_their_names_and_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the compiler's front end alone, which needs no C++ compiler."""
-    monkeypatch.setattr("hrda_core.training.compiling.BACKEND", "aot_eager")
+    monkeypatch.setattr("hrda_core.models.compiling.BACKEND", "aot_eager")
     student = network()
     teacher = Teacher(student)
     names, image = list(student.state_dict()), noise(1, 3, 64, 64, seed=1)
     before = teacher.logits(image)
-    assert compile_networks(student, teacher, (64, 64), pytest.fail)
+    assert compile_networks((student, teacher.model), (64, 64), pytest.fail)
     torch.testing.assert_close(teacher.logits(image), before)
     assert list(student.state_dict()) == names
+
+
+def test_a_compiled_predictor_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrda_core.models.compiling.BACKEND", "aot_eager")
+    content, image = checkpoint(), photo(150, 200)
+    plain, compiled = (Predictor(content, "cpu", compile=on).probabilities(image) for on in (False, True))
+    np.testing.assert_allclose(compiled, plain, atol=1e-5)
+
+
+def test_where_compiling_fails_the_predictor_warns_and_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrda_core.models.compiling.BACKEND", "no such backend")
+    with pytest.warns(UserWarning, match=r"compile=true: torch\.compile failed \(.*\), so the networks run without it"):
+        predictor = Predictor(checkpoint(), "cpu", compile=True)
+    assert predictor.predict([photo(64, 64)])[0].labels.shape == (64, 64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from hrda_core.inference.image_bands import Network, ProbabilityBand, WindowNetw
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.writers import ArrayWriter, Writer
 from hrda_core.models.checkpoints import load_checkpoint, model_of, weights_version
+from hrda_core.models.compiling import compile_networks
 from hrda_core.models.hrda import HRDA
 from hrda_core.models.published_order import use_published_order
 
@@ -56,6 +58,8 @@ class Predictor:
         thresholds: "tuned" (those stored in the checkpoint, argmax where there are none), "argmax", or one number per
             foreground class (per class where there is no background).
         blending, flips, tile_batch, overlap, window: see `Preprocessing`; None is what the checkpoint was measured with.
+        compile: runs the network by torch.compile. The first windows of every size then take minutes, so it pays for many photos
+            of at least one window; where it fails, a warning says why and the network runs without it.
 
     Raises:
         ValueError: an argument that does not fit, or a file that is no checkpoint of this project.
@@ -73,6 +77,7 @@ class Predictor:
         tile_batch: int | None = None,
         overlap: float | None = None,
         window: tuple[int, int] | None = None,
+        compile: bool = False,
     ) -> None:
         content = checkpoint if isinstance(checkpoint, Mapping) else load_checkpoint(checkpoint)
         self.device = choose_device(device)
@@ -85,6 +90,8 @@ class Predictor:
         changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
         self.preprocessing = replace(Preprocessing.from_plain(plain), **changes)
         self.network = WindowNetwork(self.model, self.device, self.autocast, self.preprocessing.tile_batch)
+        if compile:
+            compile_networks([self.model], self.preprocessing.window, warnings.warn, training=False)
         which = content["selected"] if network == "selected" else network
         self._stored_thresholds: Sequence[float] | None = content["thresholds"].get(which)
         self.thresholds = self.thresholds_for(thresholds)

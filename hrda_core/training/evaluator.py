@@ -19,8 +19,8 @@ from hrda_core.evaluation.selection import selection_score
 from hrda_core.evaluation.thresholds import apply_thresholds
 from hrda_core.inference.image_bands import WindowNetwork
 from hrda_core.inference.predictor import Preprocessing, image_probabilities
+from hrda_core.models.compiling import without_compilation
 from hrda_core.models.hrda import HRDA
-from hrda_core.training.compiling import without_compilation
 from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.stopping import Stopped, StopRequest
 from hrda_core.training.validation import Evaluation, evaluate, scalars

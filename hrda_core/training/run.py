@@ -15,8 +15,8 @@ from hrda_core.adaptation.teacher import Teacher
 from hrda_core.allocator import held_memory
 from hrda_core.inference.predictor import choose_precision
 from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
+from hrda_core.models.compiling import compile_networks
 from hrda_core.training import networks
-from hrda_core.training.compiling import compile_networks
 from hrda_core.training.data import RunData
 from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.evaluator import Evaluator
@@ -103,7 +103,7 @@ class Run:
         teacher = Teacher(student, config.adaptation.teacher_alpha, norm)
         if config.compile:
             crop = (config.data.crop_height, config.data.crop_width)
-            compile_networks(student, teacher, crop, lambda text: tell(Notice(0, text=text)))
+            compile_networks((student, teacher.model), crop, lambda text: tell(Notice(0, text=text)))
         return Learner(
             student=student,
             teacher=teacher,
