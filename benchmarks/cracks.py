@@ -56,13 +56,15 @@ def main() -> None:
     parser.add_argument("--without", default="", metavar="SOURCE", help="a crack source that is reported on but not adapted to")
     parser.add_argument("--directory", default=Path("runs/cracks"), type=Path)
     parser.add_argument("--synthetic", type=int, default=1500, help="synthesized images")
-    parser.add_argument("--label-width", type=float, default=1.6, help="how much wider than the crack labels are drawn")
+    parser.add_argument("--label-width", type=float, default=1.0, help="how much wider than the crack labels are drawn")
+    parser.add_argument("--label-margin", type=float, default=1.5, help="pixels that labels reach beyond the crack")
     add_arguments(parser)
     options = parser.parse_args()
     synthetic = None
     if options.pair != "crack500-uav":
-        folder = options.directory / f"synthetic_{options.synthetic}_{options.label_width:g}"
-        synthetic = synthetic_cracks(folder, options.textures, options.synthetic, options.label_width)
+        width, margin = options.label_width, options.label_margin
+        folder = options.directory / f"synthetic_{options.synthetic}_{width:g}_{margin:g}"
+        synthetic = synthetic_cracks(folder, options.textures, options.synthetic, width, margin)
     pair = crack_pair(options.pair, options.data, synthetic, options.without)
     run(pair, partial(configuration, options.weights, options.iterations), options, options.directory / pair.name)
 

@@ -35,9 +35,10 @@ class Pair:
     origins: tuple[str, ...]
 
 
-def synthetic_cracks(folder: Path, textures: str, count: int, label_width: float) -> Dataset:
+def synthetic_cracks(folder: Path, textures: str, count: int, label_width: float, label_margin: float) -> Dataset:
     """The generator's images; its settings are the same for all arms, and its seed is not theirs."""
-    synthesize(folder, CrackSynthesis(count=count, textures=textures, label_width=label_width, seed=1))
+    settings = CrackSynthesis(count=count, textures=textures, label_width=label_width, label_margin=label_margin, seed=1)
+    synthesize(folder, settings)
     return Dataset.from_folder(folder)
 
 

@@ -53,10 +53,14 @@ class AdaptationConfig:
     source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: half, else 0)
     teacher_alpha: float = 0.999  # EMA: min(1 - 1 / (iteration + 1), alpha)
     teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
-    pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "band" (thin classes: uncertain pixels ignored), or "auto"
+    pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "prior-band" or "band" (uncertain pixels ignored), or "auto"
     pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
     band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
+    foreground_share: float = float(
+        AUTO
+    )  # prior-band: share of the target's pixels that becomes foreground; -1 = as in the labels
+    ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
     pseudo_ignore_top: int = 0  # rows of the crop whose pseudo-labels get weight 0
     pseudo_ignore_bottom: int = 0
     margin_top: float = 0.0  # share of the photo's height without pseudo-labels (Cityscapes: the car's hood)
@@ -86,11 +90,14 @@ class AdaptationConfig:
             "use iterations, or -1 for auto",
         )
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
-        one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band"))
+        one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
+        if self.foreground_share != AUTO:
+            share("adaptation.foreground_share", self.foreground_share)
         one_of("adaptation.mixing", self.mixing, ("auto", "class-mix", "foreground", "none"))
         for name in (
             *("teacher_alpha", "pseudo_threshold", "band_foreground", "band_background", "foreground_paste_share"),
             *("jitter_probability", "blur_probability", "feature_distance_min_ratio", "mask_ratio"),
+            "ignored_share",
         ):
             share(f"adaptation.{name}", getattr(self, name))
         check(0 <= self.jitter_strength <= 0.5, "adaptation.jitter_strength", self.jitter_strength, "use 0 to 0.5")
@@ -236,8 +243,8 @@ class TrainConfig:
         """Settles every "auto".
 
         Thin structures (one class beside background, or all classes together below 10 % of the labelled pixels) get
-        asymmetric band pseudo-labels, a warm-up on source and no class mixing, which measurements on cracks support;
-        everything else gets the published rule.
+        band pseudo-labels that hold the source's share of foreground, a warm-up on source and no class mixing, which
+        measurements on cracks support; everything else gets the published rule.
 
         Raises:
             ValueError: a rule that needs a background class, where there is none.
@@ -247,9 +254,11 @@ class TrainConfig:
         settled = replace(
             a,
             source_warmup=(self.optimisation.iterations // 2 if thin else 0) if a.source_warmup == AUTO else a.source_warmup,
-            pseudo_labels=("band" if thin else "confident-fraction") if a.pseudo_labels == "auto" else a.pseudo_labels,
+            pseudo_labels=("prior-band" if thin else "confident-fraction") if a.pseudo_labels == "auto" else a.pseudo_labels,
             mixing=("none" if thin else "class-mix") if a.mixing == "auto" else a.mixing,
         )
+        if settled.pseudo_labels == "prior-band" and a.foreground_share == AUTO:
+            settled = replace(settled, foreground_share=foreground_share)
         if self.mode in ("adapt", "semi-supervised"):
             check(
                 settled.source_warmup < self.optimisation.iterations,
@@ -258,7 +267,8 @@ class TrainConfig:
                 f"must be less than optimisation.iterations={self.optimisation.iterations}, or the run never adapts",
             )
         fix = "needs a class named 'background' at index 0; choose another"
-        check(has_background or settled.pseudo_labels != "band", "adaptation.pseudo_labels", settled.pseudo_labels, fix)
+        banded = settled.pseudo_labels in ("band", "prior-band")
+        check(has_background or not banded, "adaptation.pseudo_labels", settled.pseudo_labels, fix)
         check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)
         return replace(self, adaptation=settled)
 

@@ -19,7 +19,14 @@ from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.feature_distance import FeatureDistance
 from hrda_core.adaptation.losses import cross_entropy, dice_loss, multi_resolution_loss
 from hrda_core.adaptation.masking import hide_blocks, keep_mask, noise_shape
-from hrda_core.adaptation.pseudo_labels import PseudoLabels, confident_fraction, uncertain_band, without_margins
+from hrda_core.adaptation.pseudo_labels import (
+    ForegroundHistogram,
+    PseudoLabels,
+    confident_fraction,
+    prior_band,
+    uncertain_band,
+    without_margins,
+)
 from hrda_core.adaptation.step import Learner, SourceBatch, TargetBatch, step
 from hrda_core.adaptation.teacher import Teacher, ema_alpha
 from hrda_core.config import AdaptationConfig, TrainConfig
@@ -118,6 +125,41 @@ def test_uncertain_band() -> None:
     assert pseudo.labels[0, 0].tolist() == [0, 255, 255, 1, 1]
     assert pseudo.weight[0, 0].tolist() == [1, 0, 0, 1, 1]
     assert pseudo.confident.item() == pytest.approx(3 / 5)
+
+
+def foreground(probability: Tensor) -> Tensor:
+    """Logits (1, 2, 1, W) of foreground probabilities (W,)."""
+    return torch.stack([(1 - probability).log(), probability.log()])[None, :, None]
+
+
+@pytest.mark.parametrize("shift", [-1.5, 0.0, 2.0], ids=["finds too little", "finds the share", "finds too much"])
+def test_prior_band_labels_the_expected_share_whatever_the_network_is_sure_of(shift: float) -> None:
+    probability = torch.sigmoid(torch.linspace(-8, 8, 1000) * 2 + shift)
+    pseudo = prior_band(foreground(probability), torch.ones(1, 1, 1000), ForegroundHistogram(), share=0.4, ignored=0.1)
+    assert (pseudo.labels == 1).float().mean().item() == pytest.approx(0.4, abs=0.06)
+    assert (pseudo.labels == 255).float().mean().item() == pytest.approx(0.1, abs=0.06)
+    assert pseudo.labels[0, 0].tolist() == sorted(pseudo.labels[0, 0].tolist(), key=[0, 255, 1].index)
+
+
+def test_prior_band_stays_within_what_the_network_may_mean() -> None:
+    """A share that would make foreground of what the network denies, or deny what it is sure of, does not count."""
+    everywhere = torch.ones(1, 1, 100)
+    denied = prior_band(foreground(torch.full((100,), 0.2)), everywhere, ForegroundHistogram(), share=0.9, ignored=0.0)
+    assert not (denied.labels == 1).any()
+    sure = prior_band(foreground(torch.full((100,), 0.995)), everywhere, ForegroundHistogram(), share=0.01, ignored=0.0)
+    assert (sure.labels == 1).all()
+
+
+def test_prior_band_looks_back_over_batches_and_past_margins() -> None:
+    histogram, inside = ForegroundHistogram(), torch.ones(1, 1, 100)
+    half = torch.cat([torch.full((50,), 0.1), torch.full((50,), 0.7)])
+    for _ in range(20):
+        prior_band(foreground(half), inside, histogram, share=0.5, ignored=0.0)
+    clear = prior_band(foreground(torch.full((100,), 0.1)), inside, histogram, share=0.5, ignored=0.0)
+    assert (clear.labels == 0).all()  # a batch without foreground gets none
+    margin = ForegroundHistogram()
+    margin.note(torch.full((1, 1, 100), 0.9), torch.zeros(1, 1, 100))
+    assert margin.counts.sum() == 0
 
 
 def test_uncertain_band_of_several_classes() -> None:
@@ -518,6 +560,13 @@ def test_what_the_mixed_forward_sees(mixing: str, monkeypatch: pytest.MonkeyPatc
         assert torch.equal(from_source[0], foreground_mask(source.label[:1], 3)[0]) and not from_source[1].any()
     else:
         assert torch.equal(from_source, torch.isin(source.label, source.label.unique()[::2]))
+
+
+def test_prior_band_in_a_step_remembers_the_batch() -> None:
+    learning = learner({"pseudo_labels": "prior-band", "mixing": "none", "foreground_share": 0.2})
+    log = step(learning, 0, *batches(), Scripted())
+    assert learning.foreground.counts.sum() == (batches()[1].valid > 0).sum()
+    assert 0 <= log["pseudo/foreground"].item() <= 1 and log["loss/mixed"].item() > 0
 
 
 def test_band_pseudo_labels_in_a_step() -> None:

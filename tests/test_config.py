@@ -193,6 +193,8 @@ OUT_OF_RANGE = [
     ("adaptation.pseudo_threshold", 2.0),
     ("adaptation.band_foreground", 1.5),
     ("adaptation.band_background", 0.6),
+    ("adaptation.foreground_share", -0.5),
+    ("adaptation.ignored_share", 1.5),
     ("adaptation.pseudo_ignore_top", -1),
     ("adaptation.pseudo_ignore_bottom", -5),
     ("adaptation.margin_top", 0.5),
@@ -353,7 +355,7 @@ def settled(num_classes: int, background: bool, share: float, **given: Any) -> t
     return rule.source_warmup, rule.pseudo_labels, rule.mixing
 
 
-THIN = (500, "band", "none")
+THIN = (500, "prior-band", "none")
 PUBLISHED = (0, "confident-fraction", "class-mix")
 
 
@@ -377,11 +379,11 @@ def test_auto_follows_the_classes(num_classes: int, background: bool, share: flo
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"source_warmup": 0}, (0, "band", "none")),
-        ({"source_warmup": 700}, (700, "band", "none")),
+        ({"source_warmup": 0}, (0, "prior-band", "none")),
+        ({"source_warmup": 700}, (700, "prior-band", "none")),
         ({"pseudo_labels": "confident-fraction"}, (500, "confident-fraction", "none")),
-        ({"mixing": "class-mix"}, (500, "band", "class-mix")),
-        ({"mixing": "foreground"}, (500, "band", "foreground")),
+        ({"mixing": "class-mix"}, (500, "prior-band", "class-mix")),
+        ({"mixing": "foreground"}, (500, "prior-band", "foreground")),
     ],
 )
 def test_explicit_values_are_kept_on_thin_classes(given: dict[str, Any], expected: tuple[int, str, str]) -> None:
@@ -396,12 +398,18 @@ def test_explicit_values_are_kept_on_many_classes() -> None:
 def test_nothing_else_changes() -> None:
     config = TrainConfig()
     resolved = config.resolve(2, True, 0.03)
-    untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto"}
+    untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0}
     assert resolved.updated({"adaptation": untouched}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
 
 
-@pytest.mark.parametrize("given", [{"pseudo_labels": "band"}, {"mixing": "foreground"}])
+def test_the_expected_foreground_is_that_of_the_labels_unless_given() -> None:
+    for given, expected in ((-1.0, 0.03), (0.05, 0.05)):
+        config = TrainConfig().updated({"adaptation": {"foreground_share": given}})
+        assert config.resolve(2, True, 0.03).adaptation.foreground_share == expected
+
+
+@pytest.mark.parametrize("given", [{"pseudo_labels": "band"}, {"pseudo_labels": "prior-band"}, {"mixing": "foreground"}])
 def test_rules_for_foreground_need_a_background(given: dict[str, str]) -> None:
     [(name, value)] = given.items()
     with pytest.raises(ValueError, match=f"adaptation.{name}='{value}': needs a class named 'background'"):

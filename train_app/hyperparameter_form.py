@@ -52,7 +52,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
     "Adaptation": (
         Setting(
             *("adaptation.pseudo_labels", "Pseudo-labels", "Which of the teacher's pixels count", "choice"),
-            ("auto", "confident-fraction", "band"),
+            ("auto", "confident-fraction", "prior-band", "band"),
         ),
         Setting("adaptation.pseudo_threshold", "Threshold", "Of confident-fraction: probability to count", "number"),
         Setting(

@@ -10,6 +10,11 @@ from torch import Tensor
 from hrda_core.adaptation.losses import IGNORE
 from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 
+BINS = 256  # of the foreground probability
+FORGETTING = 0.98  # per batch: thresholds follow the last 50 batches or so, since a batch of crops alone may hold no crack
+LOWEST, HIGHEST = 0.3, 0.99  # of the foreground threshold, whatever share it would take
+BACKGROUND_AT_MOST = 0.5
+
 
 class PseudoLabels(NamedTuple):
     """labels: (N, H, W) int64, 255 = ignore. weight: (N, H, W) float32. confident: share of pixels that are trusted."""
@@ -40,6 +45,38 @@ def uncertain_band(logits: Tensor, foreground: float = 0.5, background: float = 
     labels = torch.where(any_foreground > foreground, best, labels)
     known = (labels != IGNORE).float()
     return PseudoLabels(labels, known, known.mean())
+
+
+class ForegroundHistogram:
+    """How the teacher's foreground probability is distributed over the target, as far as the latest batches tell."""
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(BINS, dtype=torch.float64)
+
+    def note(self, probability: Tensor, valid: Tensor, batch: WholeBatch = ALONE) -> None:
+        """Adds the pixels of (N, H, W) where `valid` (N, H, W) is not 0."""
+        bins = (probability[valid > 0] * BINS).long().clamp(max=BINS - 1)
+        counts = batch.sum(torch.bincount(bins, minlength=BINS).double())
+        self.counts = FORGETTING * self.counts.to(counts.device) + counts
+
+    def threshold(self, share: float) -> float:
+        """The lowest one above which at most `share` of the pixels lies."""
+        from_top = self.counts.flip(0).cumsum(0).flip(0)
+        return int((from_top > share * self.counts.sum()).sum()) / BINS
+
+
+def prior_band(
+    logits: Tensor, valid: Tensor, histogram: ForegroundHistogram, share: float, ignored: float, batch: WholeBatch = ALONE
+) -> PseudoLabels:
+    """`uncertain_band` with thresholds by which `share` of the target is foreground, and `ignored` of it neither.
+
+    Fixed thresholds keep what the source taught: a network that finds too little finds less and less, one that finds too much
+    more and more. The expected share holds it where it is, from both sides. Notes the batch in the histogram.
+    """
+    histogram.note(1 - logits.float().softmax(dim=1)[:, 0], valid, batch)
+    foreground = min(max(histogram.threshold(share), LOWEST), HIGHEST)
+    background = min(histogram.threshold(share + ignored), foreground, BACKGROUND_AT_MOST)
+    return uncertain_band(logits, foreground, background)
 
 
 def without_margins(pseudo: PseudoLabels, valid: Tensor | None, ignore_top: int = 0, ignore_bottom: int = 0) -> PseudoLabels:

@@ -6,7 +6,7 @@ masked consistency (2212.01322). Gradients of all parts add up; the caller steps
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,7 +16,14 @@ from hrda_core.adaptation.class_mix import Mixed, class_mask, foreground_mask, m
 from hrda_core.adaptation.feature_distance import FeatureDistance
 from hrda_core.adaptation.losses import multi_resolution_loss
 from hrda_core.adaptation.masking import hide_blocks
-from hrda_core.adaptation.pseudo_labels import PseudoLabels, confident_fraction, uncertain_band, without_margins
+from hrda_core.adaptation.pseudo_labels import (
+    ForegroundHistogram,
+    PseudoLabels,
+    confident_fraction,
+    prior_band,
+    uncertain_band,
+    without_margins,
+)
 from hrda_core.adaptation.teacher import Teacher
 from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 from hrda_core.config import TrainConfig
@@ -60,6 +67,7 @@ class Learner:
     autocast: torch.dtype | None = None  # bfloat16 for mixed precision; softmax, losses and EMA stay in float32
     student_forward: nn.Module | None = None
     batch: WholeBatch = ALONE  # of which the step sees this process's part
+    foreground: ForegroundHistogram = field(default_factory=ForegroundHistogram)  # of the teacher on the target
 
 
 def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBatch | None, draws: Draws) -> dict[str, Tensor]:
@@ -138,7 +146,9 @@ def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
     rule = learner.config.adaptation
     with _autocast(learner, target.image):
         logits = learner.teacher.logits(target.image)
-    if rule.pseudo_labels == "band":
+    if rule.pseudo_labels == "prior-band":
+        pseudo = prior_band(logits, target.valid, learner.foreground, rule.foreground_share, rule.ignored_share, learner.batch)
+    elif rule.pseudo_labels == "band":
         pseudo = uncertain_band(logits, rule.band_foreground, rule.band_background)
     else:
         pseudo = confident_fraction(logits, rule.pseudo_threshold, learner.batch)

@@ -307,6 +307,7 @@ class Run:
             "best_score": self.best_score,
             "best_iteration": self.best_iteration,
             "evaluated": self.evaluated,
+            "foreground": self.learner.foreground.counts.cpu(),
             "sums": {name: total.cpu() for name, total in self.sums.items()},
             "without_gain": self.early_stop.without_gain,
             "seconds": self.budget.used(),
@@ -331,6 +332,8 @@ class Run:
             text = "the checkpoint was saved without the optimiser (schedule.save_optimizer=false): its averages start anew"
             self.tell(Notice(self.iteration, text=text))
         self.best_score, self.best_iteration = state["best_score"], int(state.get("best_iteration", 0))
+        if "foreground" in state:  # checkpoints of older versions do not have it
+            self.learner.foreground.counts = state["foreground"].to(self.device)
         self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self.early_stop.without_gain = int(state["without_gain"])
         self.budget.used_before = float(state["seconds"])
