@@ -10,24 +10,21 @@ import torch
 from torch import Tensor
 
 from hrda_core.adaptation.draws import StepDraws
-from hrda_core.adaptation.step import Learner, SourceBatch, TargetBatch, step
-from hrda_core.adaptation.teacher import Teacher
+from hrda_core.adaptation.step import SourceBatch, TargetBatch, step
 from hrda_core.allocator import held_memory
-from hrda_core.inference.predictor import choose_precision
 from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
-from hrda_core.models.compiling import compile_networks
 from hrda_core.training import networks
 from hrda_core.training.data import RunData
 from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.evaluator import Evaluator
 from hrda_core.training.events import CheckpointSaved, Comparison, Listener, Metrics, Notice, Preview, Progress, broadcast
 from hrda_core.training.harm import no_foreground_notice, no_gain_notice
+from hrda_core.training.learner import build_learner
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
 from hrda_core.training.loading import batches
 from hrda_core.training.optimisation import build_optimizer, set_learning_rate
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.safety import check_losses, check_weights, is_out_of_memory, out_of_memory_message
-from hrda_core.training.shared_layers import share_layers
 from hrda_core.training.snapshot import describe
 from hrda_core.training.stopping import EarlyStop, Stopped, StopRequest, TimeBudget
 from hrda_core.training.validation import Evaluation
@@ -64,7 +61,7 @@ class Run:
         self.data, self.here, self.config = data, here, data.config
         self.stop, self.keep_state_at, self.ranks = stop, keep_state_at, ranks
         self.device = ranks.device(self.config.device)
-        self.learner = self._learner(tell)
+        self.learner = build_learner(data, self.device, ranks, tell)
         self.optimizer = build_optimizer(self.learner.student, self.config.optimisation, self.config.precision != "reference")
         self.preprocessing = networks.preprocessing_of(self.config, self.learner.student)
         self.evaluator = Evaluator(
@@ -88,30 +85,6 @@ class Run:
         self.sums: dict[str, Tensor] = {}  # of each logged scalar since the last line of the log: (total, count)
         self.early_stop = EarlyStop(self.config.schedule.early_stop)
         self.budget = TimeBudget(self.config.schedule.time_budget)
-
-    def _learner(self, tell: Listener) -> Learner:
-        config = self.config
-        torch.manual_seed(config.seed)
-        names = [c.name for c in self.data.classes]
-        student = networks.build_student(config, names, lambda text: tell(Notice(0, text=text)))
-        distance = networks.build_feature_distance(config, student, self.data.classes, self.data.has_background)
-        student = student.to(self.device).train()
-        if self.ranks.size > 1:
-            share_layers(student)
-        # without a target no batch passes the teacher, whose norms then must follow the student's
-        norm = config.adaptation.teacher_norm if self.data.training.target is not None else "running"
-        teacher = Teacher(student, config.adaptation.teacher_alpha, norm)
-        if config.compile:
-            crop = (config.data.crop_height, config.data.crop_width)
-            compile_networks((student, teacher.model), crop, lambda text: tell(Notice(0, text=text)))
-        return Learner(
-            student=student,
-            teacher=teacher,
-            config=config,
-            feature_distance=None if distance is None else distance.to(self.device),
-            autocast=choose_precision(config.precision, self.device),
-            batch=self.ranks.batch,
-        )
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
