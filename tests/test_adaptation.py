@@ -157,6 +157,7 @@ def test_prior_band_looks_back_over_batches_and_past_margins() -> None:
         prior_band(foreground(half), inside, histogram, share=0.5, ignored=0.0)
     clear = prior_band(foreground(torch.full((100,), 0.1)), inside, histogram, share=0.5, ignored=0.0)
     assert (clear.labels == 0).all()  # a batch without foreground gets none
+    histogram.note(torch.full((1, 1, 100), torch.nan), inside)  # is not the histogram's to report
     margin = ForegroundHistogram()
     margin.note(torch.full((1, 1, 100), 0.9), torch.zeros(1, 1, 100))
     assert margin.counts.sum() == 0

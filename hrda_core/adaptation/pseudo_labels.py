@@ -55,7 +55,8 @@ class ForegroundHistogram:
 
     def note(self, probability: Tensor, valid: Tensor, batch: WholeBatch = ALONE) -> None:
         """Adds the pixels of (N, H, W) where `valid` (N, H, W) is not 0."""
-        bins = (probability[valid > 0] * BINS).long().clamp(max=BINS - 1)
+        known = probability[valid > 0].nan_to_num(0.0)  # what is not finite, the loss reports
+        bins = (known * BINS).long().clamp(0, BINS - 1)
         counts = batch.sum(torch.bincount(bins, minlength=BINS).double())
         self.counts = FORGETTING * self.counts.to(counts.device) + counts
 
