@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL.Image import Exif, fromarray
 from torch.utils.data import DataLoader
 
 from hrda_core.config import AdaptationConfig
@@ -453,3 +455,57 @@ def test_an_image_without_mask_is_named() -> None:
     stream.dataset = Dataset(stream.dataset.images, None, CLASSES)
     with pytest.raises(ValueError, match="image 0: has no mask"):
         stream[0]
+
+
+def photo_file(path: Path, height: int, width: int, orientation: int = 1) -> Array:
+    """A JPEG of soft blobs; returns what it holds, upright."""
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.asarray(cv2.GaussianBlur(noise, (0, 0), 12))
+    pixels = np.asarray(cv2.normalize(pixels, pixels.copy(), 0, 255, cv2.NORM_MINMAX))
+    exif = Exif()
+    exif[0x0112] = orientation
+    fromarray(pixels).save(path, quality=95, exif=exif)
+    return np.ascontiguousarray(np.rot90(pixels, -1)) if orientation == 6 else pixels
+
+
+@pytest.mark.parametrize(("scale", "shorter"), [(0.6, 1), (0.5, 2), (0.26, 2), (0.2, 4), (0.1, 8)])
+def test_photos_that_are_made_smaller_are_not_decoded_whole(tmp_path: Path, scale: float, shorter: int) -> None:
+    """What is shown stays the same, to the eye; a size that no factor divides too."""
+    pixels = photo_file(tmp_path / "photo.jpg", 1003, 801)
+    config = replace(PLAIN, crop_height=128, crop_width=96, target_scale=scale)
+    stream = TargetStream(Dataset([tmp_path / "photo.jpg"], None, CLASSES[:2]), config, AdaptationConfig(), 0, 4, 1)
+    photo, found = stream.dataset.shrunk_image(0, stream._shrinking)
+    assert found == shorter and photo.shape == (-(-1003 // shorter), -(-801 // shorter), 3)
+    whole = np.pad(pixels, ((0, -1003 % shorter), (0, -801 % shorter), (0, 0)), "edge")  # the last blocks are not full
+    expected = np.asarray(cv2.resize(whole, photo.shape[1::-1], interpolation=cv2.INTER_AREA)).astype(float)
+    assert np.abs(photo - expected).mean() < 4
+    image, valid = stream[0]
+    assert image.shape == (3, 128, 96) and valid.shape == (128, 96)
+    filled = (min(round(1003 * scale), 128), min(round(801 * scale), 96))
+    assert abs(int(valid.any(1).sum()) - filled[0]) <= 1 and abs(int(valid.any(0).sum()) - filled[1]) <= 1
+
+
+def test_fitted_photos_are_shrunk_by_their_size_and_turned_upright(tmp_path: Path) -> None:
+    pixels = photo_file(tmp_path / "photo.jpg", 800, 1200, orientation=6)
+    config = replace(PLAIN, fit_short=128, fit_long=256)
+    stream = TargetStream(Dataset([tmp_path / "photo.jpg"], None, CLASSES[:2]), config, AdaptationConfig(), 0, 4, 1)
+    photo, shorter = stream.dataset.shrunk_image(0, stream._shrinking)
+    assert shorter == 4 and photo.shape == (300, 200, 3)
+    expected = np.asarray(cv2.resize(pixels, (200, 300), interpolation=cv2.INTER_AREA)).astype(float)
+    assert np.abs(photo - expected).mean() < 4
+
+
+def test_other_kinds_and_arrays_come_whole(tmp_path: Path) -> None:
+    pixels = coded(200, 240)
+    fromarray(pixels).save(tmp_path / "photo.png")
+    for image in (tmp_path / "photo.png", pixels):
+        photo, shorter = Dataset([image], None, CLASSES[:2]).shrunk_image(0, lambda height, width: 8)
+        assert shorter == 1 and (photo == pixels).all()
+
+
+def test_a_broken_photo_is_named_also_where_it_is_shrunk(tmp_path: Path) -> None:
+    photo_file(tmp_path / "photo.jpg", 400, 400)
+    content = (tmp_path / "photo.jpg").read_bytes()
+    (tmp_path / "photo.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"photo\.jpg: cannot be read as an image, it is truncated"):
+        Dataset([tmp_path / "photo.jpg"], None, CLASSES[:2]).shrunk_image(0, lambda height, width: 4)

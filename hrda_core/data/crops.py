@@ -187,10 +187,10 @@ class TargetStream(data.Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = generator(self.seed, index // self.batch, "target", index % self.batch)
-        photo = self.dataset.image(int(rng.integers(len(self.dataset))))
+        photo, shorter = self.dataset.shrunk_image(int(rng.integers(len(self.dataset))), self._shrinking)
         height, width = photo.shape[:2]
         crop = (self.config.crop_height, self.config.crop_width)
-        scale = scale_of(height, width, self.config.target_scale, self.config.fit_short, self.config.fit_long)
+        scale = scale_of(height, width, self.config.target_scale * shorter, self.config.fit_short, self.config.fit_long)
         region = draw_region(rng, height, width, crop, scale)
         valid = np.zeros((height, width), dtype=np.uint8)
         margins = self.margins
@@ -199,3 +199,8 @@ class TargetStream(data.Dataset[tuple[Tensor, Tensor]]):
         arrays = [to_crop(cut(photo, region), crop, scale, None), to_crop(cut(valid, region), crop, scale, 0)]
         image, valid = flipped(rng, arrays, self.config)
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(valid)
+
+    def _shrinking(self, height: int, width: int) -> int:
+        """How much smaller a photo is made, as a whole factor: there are no labels that its pixels must stay under."""
+        scale = scale_of(height, width, self.config.target_scale, self.config.fit_short, self.config.fit_long)
+        return max(int(1 / scale), 1)

@@ -7,7 +7,7 @@ common (it is faster) and what Pillow would cut to 8 bits. Both are told what to
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ OPENERS: tuple[tuple[bytes, Any], ...] = (
     (b"BM", BmpImagePlugin.BmpImageFile),
 )
 MAX_PIXELS = 2**30
+REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 PILLOW_TIFF_PIXELS = 89_000_000
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
 
@@ -55,6 +56,30 @@ def read_image(path: Path) -> Image:
     content = read_bytes(path)
     try:
         return decode_image(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_shrunk(path: Path, factor: Callable[[int, int], int]) -> tuple[Image, int]:
+    """`read_image` of a photo that is then made smaller anyway, and by how much its sides are shorter already: 1, 2, 4 or 8.
+
+    A JPEG (grey or RGB) holds its smaller versions, which take a half to a fifth of the time to decode; other kinds come whole.
+    `factor`: (height, width) of the file -> at most how much shorter.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    content = read_bytes(path)
+    try:
+        header = _header(content, "an image")
+        if header is None or header.format != "JPEG" or header.mode not in ("L", "RGB"):
+            return decode_image(content), 1
+        wanted = factor(header.height, header.width)
+        shorter = next((s for s in REDUCED if s <= wanted), 1)
+        if shorter == 1:
+            return decode_image(content), 1
+        array = _opencv(content, REDUCED[shorter] | cv2.IMREAD_IGNORE_ORIENTATION, "an image")
+        return _turned(np.asarray(cv2.cvtColor(array, cv2.COLOR_BGR2RGB)), header, content), shorter
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from hrda_core.data.classes import BACKGROUND_NAMES, IGNORE, ClassInfo, read_classes, write_classes
-from hrda_core.data.decoding import IMAGE_SUFFIXES, Image, Mask, read_image, read_mask
+from hrda_core.data.decoding import IMAGE_SUFFIXES, Image, Mask, read_image, read_mask, read_shrunk
 from hrda_core.data.file_list import FileList
 from hrda_core.data.pixel_index import class_pixels
 
@@ -77,6 +77,11 @@ class Dataset:
             return read_image(image)
         check_image(image, self.name(index))
         return image
+
+    def shrunk_image(self, index: int, factor: Callable[[int, int], int]) -> tuple[Image, int]:
+        """The image, perhaps with sides shorter already by a part of `factor(height, width)`; see `read_shrunk`."""
+        image = self.images[index]
+        return read_shrunk(image, factor) if isinstance(image, Path) else (self.image(index), 1)
 
     def mask(self, index: int) -> Mask | None:
         mask = None if self.masks is None else self.masks[index]
