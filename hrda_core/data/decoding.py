@@ -63,7 +63,7 @@ def read_image(path: Path) -> Image:
 def read_shrunk(path: Path, factor: Callable[[int, int], int]) -> tuple[Image, int]:
     """`read_image` of a photo that is then made smaller anyway, and by how much its sides are shorter already: 1, 2, 4 or 8.
 
-    A JPEG (grey or RGB) holds its smaller versions, which take a half to a fifth of the time to decode; other kinds come whole.
+    A JPEG (grey or RGB) holds its smaller versions, which take half the time or less to decode; other kinds come whole.
     `factor`: (height, width) of the file -> at most how much shorter.
 
     Raises:
