@@ -57,9 +57,7 @@ class AdaptationConfig:
     pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
     band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
-    foreground_share: float = float(
-        AUTO
-    )  # prior-band: share of the target's pixels that becomes foreground; -1 = as in the labels
+    foreground_share: float = -1.0  # prior-band: share of the target that becomes foreground; -1 = as in the labels
     ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
     pseudo_ignore_top: int = 0  # rows of the crop whose pseudo-labels get weight 0
     pseudo_ignore_bottom: int = 0
