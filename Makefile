@@ -1,4 +1,4 @@
-# make app · make demo · make test · make lint · make bench
+# make app · make demo · make test · make test-gpu · make lint · make bench
 # The environment is made in .venv on first use; PYTHON picks the interpreter (3.10 or newer).
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 PORT ?= 8090
 
-.PHONY: app demo test test-data lint bench clean
+.PHONY: app demo test test-data test-gpu lint bench clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python -m hrda_core demo --source "$(SOURCE)" --target "$(TARGET)" --validation "$(VALIDATION)" \
@@ -28,6 +28,9 @@ bench: $(VENV)/.installed
 
 test-data: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m data
+
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

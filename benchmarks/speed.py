@@ -28,6 +28,8 @@ from benchmarks.speed_arms import ARMS
 from hrda_core.allocator import VARIABLE
 
 RESULTS = Path(__file__).parent / "results"
+CPU_ARMS = ["reference", "default", "bf16", "fewer windows", "both"]
+GPU_ARMS = ["reference", "reference, TF32", "default", "fp32", "unrecorded", "fewer windows"]
 # of the original code, seconds on 2 threads of an EPYC; the minimum of its repetitions
 ORIGINAL = {
     ("mit_b0", "forward and backward"): 0.54,
@@ -133,9 +135,7 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="+", default=["mit_b0"], help="mit_b0 mit_b2 mit_b5 mobilenetv2_100")
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--sizes", nargs="*", default=["512x512"], help="of inference: 512x512 1024x2048 3000x4000")
-    parser.add_argument(
-        "--arms", nargs="+", default=["reference", "default", "bf16", "fewer windows", "both"], choices=list(ARMS)
-    )
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="default: those for the device")
     parser.add_argument("--without", nargs="*", default=[], help="tasks to leave out, such as 'teacher'")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=300, help="of `losses`")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/DATE-speed.json")
     options = parser.parse_args()
+    options.arms = options.arms or (GPU_ARMS if options.device.startswith("cuda") else CPU_ARMS)
     about = machine(options)
     if options.what == "losses":
         from benchmarks.speed_losses import compare

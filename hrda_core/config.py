@@ -218,6 +218,7 @@ class TrainConfig:
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"; under torchrun "auto" or "cuda" is a GPU for each process
     precision: str = "auto"  # "auto" (bf16 where the GPU has it), "fp32", "bf16", or "reference": fp32 in the published order
     compile: bool = False  # the networks by torch.compile, which takes minutes at first; where it fails they run as they are
+    cuda_graphs: bool = True  # on a GPU record the passes of student and teacher, and replay them: more memory, fewer launches
     baseline: bool = False  # first train source-only in RUN/baseline, as long; adapting goes on from its warm-up
     fallback: bool = True  # with a baseline: where that scores better in the end, best.pth is the source-only network
     model: ModelConfig = field(default_factory=ModelConfig)

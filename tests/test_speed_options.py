@@ -125,7 +125,7 @@ def test_compiled_networks_keep_their_names_and_their_numbers(monkeypatch: pytes
     teacher = Teacher(student)
     names, image = list(student.state_dict()), noise(1, 3, 64, 64, seed=1)
     before = teacher.logits(image)
-    assert compile_networks((student, teacher.model), (64, 64), pytest.fail)
+    assert compile_networks((student, teacher.network), image, None, pytest.fail)
     torch.testing.assert_close(teacher.logits(image), before)
     assert list(student.state_dict()) == names
 

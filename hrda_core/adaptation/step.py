@@ -58,7 +58,9 @@ class Draws(Protocol):
 
 @dataclass
 class Learner:
-    """What an iteration works on. `config` must be resolved; `student_forward` is the student, perhaps wrapped or compiled."""
+    """What an iteration works on. `config` must be resolved; `student_forward` is the student, or a recording of it
+    (training/cuda_graphs.py), which needs gradients set to zero, not to None, between iterations.
+    """
 
     student: HRDA
     teacher: Teacher

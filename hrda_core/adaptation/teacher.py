@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from hrda_core.models.half_weights import HalfWeights
 from hrda_core.models.hrda import HRDA
 
 
@@ -22,15 +24,23 @@ class Teacher:
     Args:
         norm: "batch" keeps the batch norms in train mode on the target's own statistics, buffers not averaged, as the
             published code does; "running" averages the student's running statistics with the parameters and uses those.
+        autocast: the type that `logits` will be asked under.
     """
 
-    def __init__(self, student: HRDA, alpha: float = 0.999, norm: str = "running") -> None:
+    def __init__(self, student: HRDA, alpha: float = 0.999, norm: str = "running", autocast: torch.dtype | None = None) -> None:
         if norm not in ("batch", "running"):
             raise ValueError(f"norm={norm!r}: use 'batch' or 'running'")
         self.model = copy.deepcopy(student).requires_grad_(False)
         self.alpha = alpha
         self.norm = norm
+        self._half = None if autocast is None else HalfWeights(self.model, autocast)
+        self.recorded: Callable[[Tensor], Tensor] | None = None  # `network.logits`, see training/cuda_graphs.py
         self.set_mode()
+
+    @property
+    def network(self) -> HRDA:
+        """What `logits` runs: the model, or its copy with weights in half precision."""
+        return self.model if self._half is None else self._half.network
 
     @torch.no_grad()
     def update(self, student: HRDA, iteration: int) -> None:
@@ -49,18 +59,18 @@ class Teacher:
         for count, latest in zip(ours, theirs, strict=True):
             if not count.is_floating_point():
                 count.copy_(latest)
+        if self._half is not None:
+            self._half.refresh()
 
     @torch.no_grad()
     def logits(self, image: Tensor) -> Tensor:
         """Un-augmented normalised target (N, 3, H, W) -> logits (N, C, H, W), context plus overlapping detail windows."""
-        return self.model.logits(image)
+        return (self.recorded or self.network.logits)(image)
 
     def set_mode(self) -> None:
         """Back to the mode of training, after an evaluation changed it."""
-        if self.norm == "running":
-            self.model.eval()
-            return
-        self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, (nn.Dropout, nn.Dropout2d, DropPath)):
-                module.eval()
+        for network in {self.model, self.network}:
+            network.train(self.norm == "batch")
+            for module in network.modules():
+                if isinstance(module, (nn.Dropout, nn.Dropout2d, DropPath)):
+                    module.eval()

@@ -14,6 +14,7 @@ from hrda_core.data.samples import Image
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.resampling import resized_bands, resized_rows
 from hrda_core.inference.tiling import logit_bands
+from hrda_core.models.half_weights import half_weights
 from hrda_core.models.hrda import HRDA, Box
 
 
@@ -37,7 +38,7 @@ class WindowNetwork:
     """The network on batches of windows. Where memory runs out it halves the batch, goes on, and stays with that batch."""
 
     def __init__(self, model: HRDA, device: torch.device, autocast: torch.dtype | None, batch: int) -> None:
-        self.model = model
+        self.model = half_weights(model, autocast)
         self.device = device
         self.autocast = autocast
         self.batch = batch

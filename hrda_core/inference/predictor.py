@@ -91,7 +91,8 @@ class Predictor:
         self.preprocessing = replace(Preprocessing.from_plain(plain), **changes)
         self.network = WindowNetwork(self.model, self.device, self.autocast, self.preprocessing.tile_batch)
         if compile:
-            compile_networks([self.model], self.preprocessing.window, warnings.warn, training=False)
+            example = torch.zeros(self.preprocessing.tile_batch, 3, *self.preprocessing.window, device=self.device)
+            compile_networks([self.network.model], example, self.autocast, warnings.warn, training=False)
         which = content["selected"] if network == "selected" else network
         self._stored_thresholds: Sequence[float] | None = content["thresholds"].get(which)
         self.thresholds = self.thresholds_for(thresholds)

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
-from hrda_core.models.hrda import HRDA
+from hrda_core.models.hrda import HRDA, Box
 
 BACKEND = "inductor"
 
 
 def compile_networks(
-    networks: Sequence[HRDA], image: tuple[int, int], tell: Callable[[str], None], training: bool = True
+    networks: Sequence[HRDA],
+    example: Tensor,
+    autocast: torch.dtype | None,
+    tell: Callable[[str], None],
+    training: bool = True,
 ) -> bool:
-    """Compiles encoder and heads in place, if a trial of the first on a copy succeeds; else tells why not.
+    """Compiles encoder and heads in place and runs them once; where that fails, tells why and leaves them as they were.
 
     The parts, not the whole: a detail box is another one in every iteration, and the network would be compiled for each.
-    Names in the state dict stay, and copies of a compiled network are not compiled. `image`: (height, width) that they will see.
+    Names in the state dict stay, and copies of a compiled network are not compiled.
+
+    Args:
+        example: (N, 3, H, W) of what the networks will see, since other shapes are compiled when they come.
+        training: the first network learns, the others predict; otherwise all predict.
     """
+    logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+    parts = [
+        part for network in networks for part in (network.encoder, network.head, network.scale_attention) if part is not None
+    ]
     try:
-        _try(copy.deepcopy(networks[0]), image, training)
+        if not hasattr(torch.compiler, "set_stance"):
+            raise RuntimeError("it needs PyTorch 2.6 or newer")
+        _compile(parts)
+        for position, network in enumerate(networks):
+            _try(network, example, autocast, training and position == 0)
     except Exception as error:  # a missing compiler, an operation that it does not know, or a fault of its own
+        for part in parts:
+            part._compiled_call_impl = None
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         tell(f"compile=true: torch.compile failed ({reason[:200]}), so the networks run without it")
         torch.compiler.reset()
         return False
-    for network in networks:
-        _compile(network)
     return True
 
 
@@ -44,25 +60,28 @@ def without_compilation() -> Iterator[None]:
         yield
 
 
-def _compile(network: HRDA) -> None:
-    for part in (network.encoder, network.head, network.scale_attention):
-        if part is not None:
-            part.compile(dynamic=False, backend=BACKEND)
+def _compile(parts: Sequence[nn.Module]) -> None:
+    for part in parts:
+        part.compile(dynamic=False, backend=BACKEND)
 
 
-def _try(network: HRDA, image: tuple[int, int], training: bool) -> None:
-    """Forward and, in training, backward pass of every part; raises what the compiler raises."""
-    if not hasattr(torch.compiler, "set_stance"):
-        raise RuntimeError("it needs PyTorch 2.6 or newer")
-    logging.getLogger("torch._inductor").setLevel(logging.ERROR)
-    _compile(network)
-    parameter = next(network.parameters())
-    side = 2 if network.multi_resolution else 1
-    context = torch.zeros(1, 3, image[0] // side, image[1] // side, device=parameter.device, dtype=parameter.dtype)
-    with torch.set_grad_enabled(training):
-        features = network.encoder(context)
-        total = network.head(features).sum()
-        if network.scale_attention is not None:
-            total = total + network.scale_attention(features).sum()
-        if training:
-            total.backward()
+def _try(network: HRDA, example: Tensor, autocast: torch.dtype | None, training: bool) -> None:
+    """Runs every part as it will be run; raises what the compiler raises. The network's state stays as it was."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    device = example.device
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.set_grad_enabled(training),
+        torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None),
+    ):
+        if training and network.multi_resolution:
+            height, width = network.detail_size
+            output = network(example, Box(0, height, 0, width)).fused
+        else:
+            output = network(example).fused if training else network.logits(example)
+    if training:
+        output.sum().backward()
+        network.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, kept in zip(network.buffers(), before, strict=True):
+            buffer.copy_(kept)

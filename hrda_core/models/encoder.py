@@ -61,6 +61,11 @@ class Encoder(nn.Module, ABC):
             norm.requires_grad_(False)
             norm.eval()
 
+    @property
+    def norms_see_the_batch(self) -> bool:
+        """Whether an image's features depend on the images beside it."""
+        return any(norm.training for norm in self._batch_norms())
+
     def train(self, mode: bool = True) -> Encoder:
         super().train(mode)
         if self.norms_frozen:

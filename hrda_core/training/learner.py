@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from hrda_core.adaptation.step import Learner
 from hrda_core.adaptation.teacher import Teacher
+from hrda_core.config import TrainConfig
 from hrda_core.inference.predictor import choose_precision
 from hrda_core.models.compiling import compile_networks
+from hrda_core.training.cuda_graphs import record
 from hrda_core.training.data import RunData
 from hrda_core.training.distributed import Ranks
 from hrda_core.training.events import Listener, Notice
@@ -34,14 +39,40 @@ def build_learner(data: RunData, device: torch.device, ranks: Ranks, tell: Liste
         share_layers(student)
     # without a target no batch passes the teacher, whose norms then must follow the student's
     norm = config.adaptation.teacher_norm if data.training.target is not None else "running"
-    teacher = Teacher(student, config.adaptation.teacher_alpha, norm)
-    if config.compile:
-        compile_networks((student, teacher.model), (config.data.crop_height, config.data.crop_width), notice)
-    return Learner(
+    autocast = choose_precision(config.precision, device)
+    teacher = Teacher(student, config.adaptation.teacher_alpha, norm, autocast)
+    learner = Learner(
         student=student,
         teacher=teacher,
         config=config,
         feature_distance=None if distance is None else distance.to(device),
-        autocast=choose_precision(config.precision, device),
+        autocast=autocast,
         batch=ranks.batch,
     )
+    if config.compile:
+        compile_networks((student, teacher.network), example_of(config, device), autocast, notice)
+    # collective operations of several processes, and what is computed again, cannot be recorded
+    if config.cuda_graphs and device.type == "cuda" and ranks.size == 1 and not config.optimisation.recompute:
+        record_passes(learner, notice)
+    return learner
+
+
+def example_of(config: TrainConfig, device: torch.device) -> Tensor:
+    """Of what the student sees at once in training: (N, 3, H, W)."""
+    part = config.optimisation.batch_size // config.optimisation.accumulation
+    return torch.zeros(part, 3, config.data.crop_height, config.data.crop_width, device=device)
+
+
+def record_passes(learner: Learner, notice: Callable[[str], None]) -> None:
+    """Where a GPU can; else tells why not."""
+    if not learner.config.model.multi_resolution or learner.config.precision == "reference":
+        return
+    try:
+        with torch.cuda.device(next(learner.student.parameters()).device):
+            record(learner)
+    except Exception as error:  # an operation of an encoder that waits for the GPU, or too little memory
+        learner.student_forward = learner.teacher.recorded = None
+        learner.student.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        notice(f"cuda_graphs=true: recording failed ({reason[:200]}), so the networks run without it")

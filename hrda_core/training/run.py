@@ -160,7 +160,8 @@ class Run:
         first_sample = self.ranks.share(config.optimisation.batch_size).start
         draws = StepDraws(config.seed, iteration, config.adaptation, config.model.detail_crop, first_sample=first_sample)
         rate = set_learning_rate(self.optimizer, iteration, config.optimisation)
-        self.optimizer.zero_grad(set_to_none=True)
+        # a recorded backward pass adds to the gradients where they lie
+        self.optimizer.zero_grad(set_to_none=self.learner.student_forward is None)
         log = self.ranks.average(step(self.learner, iteration, source, target, draws))
         self.ranks.average_gradients(self.learner.student.parameters())
         if config.optimisation.clip_gradient_norm:

@@ -1,0 +1,193 @@
+"""CUDA graphs: the launches of a whole pass are recorded once, and replayed by a single one.
+
+A pass of MiT-B5 is thousands of small kernels, which Python launches more slowly than a GPU runs them. Shapes must be the same in
+every iteration, and so they are: crops and details have one size. The memory that recordings work in is theirs for good, so
+those that never run within one another should share a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hrda_core.adaptation.draws import StepDraws
+from hrda_core.adaptation.step import Learner
+from hrda_core.models.hrda import HRDA, BothResolutions, Box, HRDAOutput
+
+Pool = Any  # of memory: what torch.cuda.graph_pool_handle gives
+WARM_UP = 3  # passes before the recording, in which libraries choose their algorithms and take their memory
+
+
+def record(learner: Learner) -> None:
+    """Student and teacher of a run on a GPU, from now on. Modes without adaptation have nothing to ask the teacher.
+
+    Raises:
+        RuntimeError: an operation that cannot be recorded, or too little memory.
+    """
+    config, student = learner.config, learner.student
+    device = next(student.parameters()).device
+    batch = config.optimisation.batch_size
+    image = torch.zeros(batch, 3, config.data.crop_height, config.data.crop_width, device=device)
+    box = StepDraws(config.seed, 0, config.adaptation, config.model.detail_crop).detail_box("source", *image.shape[2:])
+    pool = torch.cuda.graph_pool_handle()  # the teacher never runs between the student's forward and backward pass
+    part = image[: batch // config.optimisation.accumulation]
+    teacher = None
+    if config.mode in ("adapt", "semi-supervised"):
+        with _state_kept(learner.teacher.network):
+            teacher = RecordedPrediction(learner.teacher.network.logits, image, learner.autocast, pool)
+    learner.student_forward = RecordedStudent(student, part, box, learner.autocast, pool)
+    learner.teacher.recorded = teacher
+
+
+class RecordedStudent(nn.Module):
+    """The student's forward and backward pass. Gradients are added to `grad` of its parameters, which must stay allocated.
+
+    Outputs hold until the next pass, so that each must be followed by its backward pass, as in training. An image of another
+    shape, or a network that is not in training, takes the plain way.
+    """
+
+    def __init__(self, student: HRDA, image: Tensor, box: Box, autocast: torch.dtype | None, pool: Pool) -> None:
+        super().__init__()
+        self._student = [student]  # not a child: its parameters are the student's own
+        self._shape = image.shape
+        crops = student.crops(image, box)
+        self._box_size = crops[1].shape
+
+        def run(*images: Tensor) -> Sequence[Tensor]:
+            with _autocast(autocast):
+                return student.both_resolutions(*images)
+
+        parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        with _state_kept(student):
+            self._recording = Recording(run, crops, parameters, pool)
+
+    def forward(self, image: Tensor, box: Box) -> HRDAOutput:
+        student = self._student[0]
+        if image.shape != self._shape or not student.training:
+            output: HRDAOutput = student(image, box)
+            return output
+        crops = student.crops(image, box)
+        if crops[1].shape != self._box_size:
+            raise ValueError(f"detail_box={tuple(box)}: the recorded pass is for details of {tuple(self._box_size[2:])} px")
+        return student.fuse(BothResolutions(*self._recording(*crops)), box)
+
+
+class Recording:
+    """A function of tensors of fixed shapes, and the gradients of `parameters`, which each backward pass adds to."""
+
+    def __init__(
+        self,
+        function: Callable[..., Sequence[Tensor]],
+        examples: Sequence[Tensor],
+        parameters: list[nn.Parameter],
+        pool: Pool,
+    ) -> None:
+        self.inputs = [example.detach().clone() for example in examples]
+        self.anchor = torch.zeros((), device=self.inputs[0].device, requires_grad=True)  # makes autograd ask for gradients
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+        with _on_a_stream_of_its_own():
+            for _ in range(WARM_UP):
+                outputs = function(*self.inputs)
+                _add_gradients(outputs, [torch.zeros_like(output) for output in outputs], parameters)
+            del outputs
+        self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.forward, pool=pool):
+            outputs = function(*self.inputs)
+        self.gradients = [torch.zeros_like(output) for output in outputs]
+        with torch.cuda.graph(self.backward, pool=pool):
+            _add_gradients(outputs, self.gradients, parameters)
+        self.constant = [not output.requires_grad for output in outputs]
+        self.outputs = [output.detach() for output in outputs]
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = _Replay.apply(self.anchor, self, *inputs)
+        return outputs
+
+
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, recording: Recording, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.recording = recording
+        for place, given in zip(recording.inputs, inputs, strict=True):
+            place.copy_(given)
+        recording.forward.replay()
+        outputs = tuple(output.detach() for output in recording.outputs)
+        ctx.mark_non_differentiable(*(o for o, constant in zip(outputs, recording.constant, strict=True) if constant))
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        recording: Recording = ctx.recording
+        for place, given in zip(recording.gradients, gradients, strict=True):
+            place.copy_(given)
+        recording.backward.replay()
+        return (None, None, *(None for _ in recording.inputs))
+
+
+class RecordedPrediction:
+    """A function of one tensor of fixed shape, without gradients; another shape takes the plain way."""
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], example: Tensor, autocast: torch.dtype | None, pool: Pool | None = None
+    ) -> None:
+        self.function = function
+        self.input = example.detach().clone()
+        self.graph = torch.cuda.CUDAGraph()
+
+        def run() -> Tensor:
+            with torch.no_grad(), _autocast(autocast):
+                return function(self.input)
+
+        with _on_a_stream_of_its_own():
+            for _ in range(WARM_UP):
+                run()
+        with torch.cuda.graph(self.graph, pool=pool):
+            self.output = run()
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if image.shape != self.input.shape:
+            return self.function(image)
+        self.input.copy_(image)
+        self.graph.replay()
+        return self.output.clone()
+
+
+def _add_gradients(outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: list[nn.Parameter]) -> None:
+    learned = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
+    found = torch.autograd.grad([o for o, _ in learned], parameters, [g for _, g in learned], allow_unused=True)
+    pairs = [(p.grad, g) for p, g in zip(parameters, found, strict=True) if p.grad is not None and g is not None]
+    torch._foreach_add_([total for total, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def _autocast(dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast("cuda", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+@contextmanager
+def _on_a_stream_of_its_own() -> Iterator[None]:
+    """Recording begins from a quiet state: nothing that warming up made is waited for on the stream of the caller."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+@contextmanager
+def _state_kept(network: nn.Module) -> Iterator[None]:
+    """Running statistics that the passes of a recording move are put back, gradients are cleared."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+        yield
+    for buffer, kept in zip(network.buffers(), before, strict=True):
+        buffer.copy_(kept)
+    for parameter in network.parameters():
+        if parameter.grad is not None:
+            parameter.grad.zero_()
