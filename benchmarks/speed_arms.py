@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.tiling import peak_bytes
 from hrda_core.adaptation.draws import StepDraws
@@ -26,14 +28,15 @@ from hrda_core.allocator import held_memory
 from hrda_core.config import TrainConfig
 from hrda_core.data.decoding import read_image
 from hrda_core.data.samples import ClassInfo, Dataset, class_pixels
+from hrda_core.inference.image_bands import WindowNetwork
 from hrda_core.inference.predictor import choose_precision
-from hrda_core.inference.tiling import slide_logits
+from hrda_core.inference.tiling import Tiling, logit_bands
 from hrda_core.models.build import build_model
-from hrda_core.models.compiling import compile_networks
-from hrda_core.models.half_weights import half_weights
-from hrda_core.models.hrda import HRDA
+from hrda_core.models.compiling import compile_networks, predict_once
+from hrda_core.models.hrda import HRDA, Box
 from hrda_core.models.published_order import use_published_order
 from hrda_core.presets import preset
+from hrda_core.training.cuda_graphs import record
 from hrda_core.training.learner import record_passes
 from hrda_core.training.loading import Labelled, TrainingData, batches
 from hrda_core.training.networks import preprocessing_of
@@ -69,6 +72,7 @@ ARMS = {
     "compiled": Arm("on a GPU: the default with torch.compile", compile=True),
     "bf16": Arm("approximation: bf16 autocast", precision="bf16"),
     "fewer windows": Arm("approximation: detail windows without overlap, in the teacher and at inference", overlap=0.0),
+    "compiled, fewer windows": Arm("approximation: on a GPU, the two together", overlap=0.0, compile=True),
     "both": Arm("approximation: bf16 and detail windows without overlap", precision="bf16", overlap=0.0),
 }
 
@@ -92,11 +96,11 @@ class Tasks:
         self.image = torch.randn(BATCH, 3, crop, crop, device=self.device)
         self.label = torch.randint(0, CLASSES, (BATCH, crop, crop), device=self.device)
         if arm.compile:
-            compile_networks((self.student, teacher.network), self.image, self.autocast, print_error)
-        if arm.graphs and self.device.type == "cuda":
+            compile_networks((self.student, teacher.network), lambda: record(self.learner), print_error)
+        elif arm.graphs and self.device.type == "cuda":
             record_passes(self.learner, print_error)
         self.optimizer = build_optimizer(self.student, self.config.optimisation, fused=not arm.reference)
-        self.predicting: HRDA | None = None
+        self.predicting: Callable[[Tensor], Tensor] | None = None
         self.latest = ""
         self.iteration = 0
         self.training_memory = ExitStack()
@@ -172,13 +176,19 @@ class Tasks:
             self._end_training()
             network = self._network().eval()
             network.detail_size = (self.window // 2, self.window // 2)
-            self.predicting = network if self.arm.reference else half_weights(network, self.autocast)
+            fast = WindowNetwork(network, self.device, self.autocast, 4)
+            self.predicting = network.logits if self.arm.reference else fast
             if self.arm.compile:
                 example = torch.zeros(1, 3, self.window, self.window, device=self.device)
-                compile_networks([self.predicting], example, self.autocast, print_error, training=False)
+                compile_networks([fast.model], partial(predict_once, fast.model, example, self.autocast), print_error)
         image = torch.randn(1, 3, height, width, device=self.device)
-        with self._autocast():
-            slide_logits(self.predicting, image, (self.window, self.window), batch=4 if self.device.type == "cuda" else 1)
+
+        def read(box: Box) -> Tensor:
+            return image[:, :, box.top : box.bottom, box.left : box.right]
+
+        tiling = Tiling((self.window, self.window), batch=4 if self.device.type == "cuda" else 1)
+        for _ in logit_bands(read, self.predicting, (height, width), tiling):
+            pass
 
     def _end_training(self) -> None:
         """Its memory is not that of inference."""

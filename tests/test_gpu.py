@@ -25,7 +25,7 @@ from hrda_core.adaptation.teacher import Teacher
 from hrda_core.config import TrainConfig
 from hrda_core.inference.tiling import slide_logits
 from hrda_core.models.build import build_model
-from hrda_core.models.compiling import compile_networks
+from hrda_core.models.compiling import compile_networks, train_once
 from hrda_core.models.hrda import HRDA, Box
 from hrda_core.models.published_order import use_published_order
 from hrda_core.models.weights import load_reference_weights
@@ -72,10 +72,10 @@ def batch(seed: int) -> tuple[SourceBatch, TargetBatch]:
     )
 
 
-def iterations(learning: Learner, count: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+def iterations(learning: Learner, first: int, count: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Logs of steps of gradient descent, and the last gradients."""
     logs, gradients = [], {}
-    for t in range(count):
+    for t in range(first, first + count):
         for parameter in learning.student.parameters():
             if learning.student_forward is None:
                 parameter.grad = None
@@ -92,16 +92,17 @@ def iterations(learning: Learner, count: int) -> tuple[list[dict[str, float]], d
 
 
 def assert_same_runs(one: Learner, other: Learner, relative: float) -> None:
-    (logs, gradients), (other_logs, other_gradients) = iterations(one, 3), iterations(other, 3)
-    for log, other_log in zip(logs, other_logs, strict=True):
-        assert log == pytest.approx(other_log, rel=relative, abs=relative)
+    """Gradients and statistics of the first iteration; losses of three, which atomic additions let drift apart by themselves."""
+    (logs, gradients), (other_logs, other_gradients) = iterations(one, 0, 1), iterations(other, 0, 1)
     total = torch.stack([g.norm() for g in gradients.values()]).norm()
     assert gradients.keys() == other_gradients.keys()
     for name, gradient in gradients.items():
         assert (gradient - other_gradients[name]).norm() < relative * total, name
-    buffers = zip(one.student.named_buffers(), other.student.buffers(), strict=True)
-    for (name, ours), theirs in buffers:
-        torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0.01, msg=name)
+    for (name, ours), theirs in zip(one.student.named_buffers(), other.student.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=relative, atol=relative, msg=name)
+    logs, other_logs = logs + iterations(one, 1, 2)[0], other_logs + iterations(other, 1, 2)[0]
+    for log, other_log in zip(logs, other_logs, strict=True):
+        assert log == pytest.approx(other_log, rel=5 * relative, abs=5 * relative)
 
 
 # --- the published numbers
@@ -198,8 +199,7 @@ def test_compiled_networks_give_the_same_numbers() -> None:
     model = network("mit_b0")
     plain = copy.deepcopy(model)
     x = image(2, 128, 128, 1).cuda()
-    if not compile_networks([model], x, None, lambda text: None):
-        pytest.fail("torch.compile does not work on this machine")
+    assert compile_networks([model], lambda: train_once(model, x, None), pytest.fail)
     for box in BOXES:
         torch.testing.assert_close(model(x, box).fused, plain(x, box).fused, rtol=1e-3, atol=1e-4)
     loss = [multi_resolution_loss(m(x, BOXES[0]), label(2, 128, 128, 3, 32, 1).cuda(), None, BOXES[0]) for m in (model, plain)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +18,10 @@ from hrda_core.inference.resampling import resized_bands, resized_rows
 from hrda_core.inference.tiling import logit_bands
 from hrda_core.models.half_weights import half_weights
 from hrda_core.models.hrda import HRDA, Box
+from hrda_core.models.recording import RecordedPrediction
+
+FREQUENT = 3  # passes of a shape, from which on it is recorded
+RECORDINGS = 2  # a full batch, and one window
 
 
 class ProbabilityBand(NamedTuple):
@@ -35,13 +41,20 @@ class Network(Protocol):
 
 
 class WindowNetwork:
-    """The network on batches of windows. Where memory runs out it halves the batch, goes on, and stays with that batch."""
+    """The network on batches of windows. Where memory runs out it halves the batch, goes on, and stays with that batch.
+
+    On a GPU, shapes that come often are recorded and replayed.
+    """
 
     def __init__(self, model: HRDA, device: torch.device, autocast: torch.dtype | None, batch: int) -> None:
         self.model = half_weights(model, autocast)
         self.device = device
         self.autocast = autocast
         self.batch = batch
+        self._run = partial(_logits_of, self.model, autocast)
+        self._passes: Counter[torch.Size] = Counter()
+        self._recordings: dict[torch.Size, RecordedPrediction] = {}
+        self._recording = device.type == "cuda"
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Normalised (N, 3, h, w) -> logits (N, C, h, w) float32.
@@ -65,8 +78,7 @@ class WindowNetwork:
     def _attempt(self, windows: Tensor) -> Tensor | None:
         """None where memory ran out; by then the error, which holds on to the tensors of its frames, is gone."""
         try:
-            with torch.autocast(self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-                return self.model.logits(windows).float()
+            return self._logits(windows)
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
@@ -74,6 +86,28 @@ class WindowNetwork:
                 height, width = windows.shape[2:]
                 raise RuntimeError(f"no memory for one window of {width}x{height} px: use a smaller window ({error})") from error
             return None
+
+    def _logits(self, windows: Tensor) -> Tensor:
+        if self._recording:
+            self._record_if_frequent(windows)
+        run = self._recordings.get(windows.shape, self._run)
+        return run(windows)
+
+    def _record_if_frequent(self, windows: Tensor) -> None:
+        self._passes[windows.shape] += 1
+        if self._passes[windows.shape] != FREQUENT or len(self._recordings) == RECORDINGS:
+            return
+        try:
+            with torch.cuda.device(windows.device):
+                self._recordings[windows.shape] = RecordedPrediction(self._run, windows, None)
+        except Exception:  # an operation that waits for the GPU, or too little memory: it runs as it did
+            self._recording = False
+            torch.cuda.empty_cache()
+
+
+def _logits_of(model: HRDA, autocast: torch.dtype | None, windows: Tensor) -> Tensor:
+    with torch.autocast(windows.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        return model.logits(windows).float()
 
 
 def ran_out_of_memory(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from hrda_core.inference.image_bands import Network, ProbabilityBand, WindowNetw
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.writers import ArrayWriter, Writer
 from hrda_core.models.checkpoints import load_checkpoint, model_of, weights_version
-from hrda_core.models.compiling import compile_networks
+from hrda_core.models.compiling import compile_networks, predict_once
 from hrda_core.models.hrda import HRDA
 from hrda_core.models.published_order import use_published_order
 
@@ -92,7 +92,8 @@ class Predictor:
         self.network = WindowNetwork(self.model, self.device, self.autocast, self.preprocessing.tile_batch)
         if compile:
             example = torch.zeros(self.preprocessing.tile_batch, 3, *self.preprocessing.window, device=self.device)
-            compile_networks([self.network.model], example, self.autocast, warnings.warn, training=False)
+            fast = self.network.model
+            compile_networks([fast], lambda: predict_once(fast, example, self.autocast), warnings.warn)
         which = content["selected"] if network == "selected" else network
         self._stored_thresholds: Sequence[float] | None = content["thresholds"].get(which)
         self.thresholds = self.thresholds_for(thresholds)

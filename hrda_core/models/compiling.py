@@ -1,4 +1,4 @@
-"""torch.compile for networks, in training and in prediction, where it works."""
+"""torch.compile for encoders, in training and in prediction, where it works."""
 
 from __future__ import annotations
 
@@ -12,34 +12,26 @@ from torch import Tensor, nn
 from hrda_core.models.hrda import HRDA, Box
 
 BACKEND = "inductor"
+VARIANTS = 64  # of a block's code, by shapes; beyond it would run uncompiled
 
 
-def compile_networks(
-    networks: Sequence[HRDA],
-    example: Tensor,
-    autocast: torch.dtype | None,
-    tell: Callable[[str], None],
-    training: bool = True,
-) -> bool:
-    """Compiles encoder and heads in place and runs them once; where that fails, tells why and leaves them as they were.
+def compile_networks(networks: Sequence[HRDA], trial: Callable[[], None], tell: Callable[[str], None]) -> bool:
+    """Compiles the encoders in place and runs `trial`; where that fails, tells why and leaves the networks as they were.
 
-    The parts, not the whole: a detail box is another one in every iteration, and the network would be compiled for each.
-    Names in the state dict stay, and copies of a compiled network are not compiled.
+    Not the whole: a detail box is another one in every iteration, and the network would be compiled for each. The heads gain
+    little, their time is in convolutions. Names in the state dict stay, and copies of a compiled network are not compiled, but
+    for those with weights in half precision.
 
     Args:
-        example: (N, 3, H, W) of what the networks will see, since other shapes are compiled when they come.
-        training: the first network learns, the others predict; otherwise all predict.
+        trial: runs the networks as they will be run (`train_once`, `predict_once`); other shapes are compiled when they come.
     """
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)
-    parts = [
-        part for network in networks for part in (network.encoder, network.head, network.scale_attention) if part is not None
-    ]
+    parts = [part for network in networks for part in network.encoder.parts_to_compile()]
     try:
         if not hasattr(torch.compiler, "set_stance"):
             raise RuntimeError("it needs PyTorch 2.6 or newer")
         _compile(parts)
-        for position, network in enumerate(networks):
-            _try(network, example, autocast, training and position == 0)
+        trial()
     except Exception as error:  # a missing compiler, an operation that it does not know, or a fault of its own
         for part in parts:
             part._compiled_call_impl = None
@@ -48,6 +40,37 @@ def compile_networks(
         torch.compiler.reset()
         return False
     return True
+
+
+def compile_like(ours: nn.Module, theirs: nn.Module) -> None:
+    """A copy's parts where those of the original are compiled."""
+    pairs = zip(ours.modules(), theirs.modules(), strict=True)
+    _compile([part for part, original in pairs if original._compiled_call_impl is not None])
+
+
+def train_once(network: HRDA, example: Tensor, autocast: torch.dtype | None) -> None:
+    """Forward and backward pass of (N, 3, H, W) with a detail; statistics, gradients and random numbers stay as they were."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    height, width = network.detail_size
+    box = Box(0, height, 0, width) if network.multi_resolution else None
+    with torch.random.fork_rng(devices=[example.device] if example.device.type == "cuda" else []):
+        with _autocast(example, autocast):
+            output = network(example, box)
+        output.fused.sum().backward()
+    network.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, kept in zip(network.buffers(), before, strict=True):
+            buffer.copy_(kept)
+
+
+@torch.no_grad()
+def predict_once(network: HRDA, example: Tensor, autocast: torch.dtype | None) -> None:
+    """Sliding windows over (N, 3, H, W)."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    with _autocast(example, autocast):
+        network.logits(example)
+    for buffer, kept in zip(network.buffers(), before, strict=True):
+        buffer.copy_(kept)
 
 
 @contextmanager
@@ -61,27 +84,11 @@ def without_compilation() -> Iterator[None]:
 
 
 def _compile(parts: Sequence[nn.Module]) -> None:
+    if hasattr(torch._dynamo.config, "recompile_limit"):  # four stages, for each batch that student, teacher and windows have
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     for part in parts:
         part.compile(dynamic=False, backend=BACKEND)
 
 
-def _try(network: HRDA, example: Tensor, autocast: torch.dtype | None, training: bool) -> None:
-    """Runs every part as it will be run; raises what the compiler raises. The network's state stays as it was."""
-    before = [buffer.clone() for buffer in network.buffers()]
-    device = example.device
-    with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        torch.set_grad_enabled(training),
-        torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None),
-    ):
-        if training and network.multi_resolution:
-            height, width = network.detail_size
-            output = network(example, Box(0, height, 0, width)).fused
-        else:
-            output = network(example).fused if training else network.logits(example)
-    if training:
-        output.sum().backward()
-        network.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for buffer, kept in zip(network.buffers(), before, strict=True):
-            buffer.copy_(kept)
+def _autocast(image: Tensor, dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(image.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

@@ -6,6 +6,7 @@ Hoyer et al., DAFormer, arXiv 2111.14887, section 3.2; HRDA, arXiv 2204.13132, s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -120,8 +121,13 @@ class SegmentationHead(nn.Module):
         levels = []
         for linear, feature in zip(self.embed, features, strict=True):
             assert isinstance(linear, nn.Linear)
-            levels.append(resize(per_pixel(feature, linear.weight, linear.bias), size))
+            levels.append(self._resize(per_pixel(feature, linear.weight, linear.bias), size))
         return torch.cat(levels, dim=1)
+
+    def _resize(self, level: Tensor, size: tuple[int, int]) -> Tensor:
+        """In the precision that the level has: autocast would convert it, and a convolution back, at twice the memory."""
+        with torch.autocast(level.device.type, enabled=False) if not self.published_order else nullcontext():
+            return resize(level, size)
 
     def _fused_before_resizing(self, features: Sequence[Tensor], fuse: nn.Module) -> Tensor:
         """A 1x1 `ConvBNReLU` of the embedded levels, without making them.
@@ -134,7 +140,7 @@ class SegmentationHead(nn.Module):
         parts = fuse.conv.weight.flatten(1).split(self.embed[0].out_features, dim=1)
         total: Tensor | None = None
         for linear, feature, part in zip(self.embed, features, parts, strict=True):
-            level = resize(per_pixel(feature, part @ linear.weight, part @ linear.bias), size)
+            level = self._resize(per_pixel(feature, part @ linear.weight, part @ linear.bias), size)
             total = level if total is None else total + level
         assert total is not None
         return fuse.activate(total)

@@ -40,6 +40,10 @@ class Encoder(nn.Module, ABC):
         """Parts that no pretrained weights fill; they learn at the heads' rate."""
         return []
 
+    def parts_to_compile(self) -> list[nn.Module]:
+        """What torch.compile gets, one by one."""
+        return [self]
+
     def recompute_blocks(self) -> None:
         """Keeps only the input of every block in training, and computes the block again in the backward pass.
 

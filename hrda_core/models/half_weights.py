@@ -1,4 +1,4 @@
-"""Weights in half precision for networks that run under autocast and do not learn: autocast then has nothing to convert.
+"""Weights in half precision for networks that run under autocast, which then has nothing to convert.
 
 Autocast converts every weight of every convolution and linear map whenever they run, a thousand small launches a pass for a
 deep network. Converted beforehand they are the same numbers.
@@ -12,18 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hrda_core.models.compiling import compile_like
 from hrda_core.models.hrda import HRDA
 
 CONVERTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # exactly these: what derives from them may calculate with its weights
 
 
 class HalfWeights:
-    """A copy of `original` for prediction under autocast to `dtype`.
+    """A copy of `original` for autocast to `dtype`.
 
-    It shares with the original everything that is not converted; `refresh` brings what is up to date.
+    It shares with the original everything that is not converted; `refresh` brings what is up to date. `learns`: gradients of the
+    converted weights can be asked for, which are what autocast would convert and hand to the original's.
     """
 
-    def __init__(self, original: HRDA, dtype: torch.dtype) -> None:
+    def __init__(self, original: HRDA, dtype: torch.dtype, learns: bool = False) -> None:
         self._full = [
             parameter
             for module in original.modules()
@@ -31,10 +33,11 @@ class HalfWeights:
             for parameter in module.parameters(recurse=False)
             if parameter.is_floating_point()
         ]
-        self._half = [nn.Parameter(full.detach().to(dtype), requires_grad=False) for full in self._full]
+        self._half = [nn.Parameter(full.detach().to(dtype), learns and full.requires_grad) for full in self._full]
         known: dict[int, Any] = {id(t): t for t in (*original.parameters(), *original.buffers())}
         known |= {id(full): half for full, half in zip(self._full, self._half, strict=True)}
         self.network: HRDA = copy.deepcopy(original, known)
+        compile_like(self.network, original)
 
     @torch.no_grad()
     def refresh(self) -> None:

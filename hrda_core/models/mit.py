@@ -116,6 +116,14 @@ class MixFFN(nn.Module):
         return self.fc2(F.gelu(tokens_of(hidden)))  # type: ignore[no-any-return]
 
 
+class StochasticDepth(DropPath):
+    """Stays outside of compiled code: every block has another rate, for each of which the block would be compiled anew."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, branch: Tensor) -> Tensor:
+        return super().forward(branch)  # type: ignore[no-any-return, no-untyped-call]
+
+
 class Block(nn.Module):
     """Pre-norm transformer block with stochastic depth."""
 
@@ -125,11 +133,14 @@ class Block(nn.Module):
         self.attn = EfficientAttention(channels, heads, reduction)
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
         self.mlp = MixFFN(channels)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = StochasticDepth(drop_path)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), height, width))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens), height, width))  # type: ignore[no-any-return]
+        tokens = tokens + self._dropped(self.attn(self.norm1(tokens), height, width))
+        return tokens + self._dropped(self.mlp(self.norm2(tokens), height, width))
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        return self.drop_path(branch) if self.drop_path.training else branch
 
 
 class Stage(nn.Module):
@@ -188,6 +199,10 @@ class MixTransformer(Encoder):
             feature = stage(feature)
             features.append(feature)
         return features
+
+    def parts_to_compile(self) -> list[nn.Module]:
+        """Blocks: those of a stage share their code, so that a deep encoder is compiled as quickly as a shallow one."""
+        return [block for stage in self.stages for block in stage.blocks]  # type: ignore[union-attr]
 
     def recompute_blocks(self) -> None:
         for stage in self.stages:

@@ -1,9 +1,4 @@
-"""CUDA graphs: the launches of a whole pass are recorded once, and replayed by a single one.
-
-A pass of MiT-B5 is thousands of small kernels, which Python launches more slowly than a GPU runs them. Shapes must be the same in
-every iteration, and so they are: crops and details have one size. The memory that recordings work in is theirs for good, so
-those that never run within one another should share a pool.
-"""
+"""Recorded training passes (models/recording.py): the shapes of crops and details are the same in every iteration."""
 
 from __future__ import annotations
 
@@ -16,10 +11,9 @@ from torch import Tensor, nn
 
 from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.step import Learner
+from hrda_core.models.half_weights import HalfWeights
 from hrda_core.models.hrda import HRDA, BothResolutions, Box, HRDAOutput
-
-Pool = Any  # of memory: what torch.cuda.graph_pool_handle gives
-WARM_UP = 3  # passes before the recording, in which libraries choose their algorithms and take their memory
+from hrda_core.models.recording import WARM_UP, Pool, RecordedPrediction, gpu_autocast, quiet_stream
 
 
 def record(learner: Learner) -> None:
@@ -57,13 +51,18 @@ class RecordedStudent(nn.Module):
         crops = student.crops(image, box)
         self._box_size = crops[1].shape
 
-        def run(*images: Tensor) -> Sequence[Tensor]:
-            with _autocast(autocast):
-                return student.both_resolutions(*images)
+        half = None if autocast is None else HalfWeights(student, autocast, learns=True)
+        network = student if half is None else half.network
 
-        parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        def run(*images: Tensor) -> Sequence[Tensor]:
+            if half is not None:
+                half.refresh()
+            with gpu_autocast(autocast):
+                return network.both_resolutions(*images)
+
+        pairs = zip(network.parameters(), student.parameters(), strict=True)
         with _state_kept(student):
-            self._recording = Recording(run, crops, parameters, pool)
+            self._recording = Recording(run, crops, [pair for pair in pairs if pair[1].requires_grad], pool)
 
     def forward(self, image: Tensor, box: Box) -> HRDAOutput:
         student = self._student[0]
@@ -77,22 +76,25 @@ class RecordedStudent(nn.Module):
 
 
 class Recording:
-    """A function of tensors of fixed shapes, and the gradients of `parameters`, which each backward pass adds to."""
+    """A function of tensors of fixed shapes, and its gradients, which each backward pass adds up.
+
+    parameters: those that the function calculates with, and those whose `grad` gets the gradients.
+    """
 
     def __init__(
         self,
         function: Callable[..., Sequence[Tensor]],
         examples: Sequence[Tensor],
-        parameters: list[nn.Parameter],
+        parameters: list[tuple[nn.Parameter, nn.Parameter]],
         pool: Pool,
     ) -> None:
         self.inputs = [example.detach().clone() for example in examples]
         self.anchor = torch.zeros((), device=self.inputs[0].device, requires_grad=True)  # makes autograd ask for gradients
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        for _, learned in parameters:
+            if learned.grad is None:
+                learned.grad = torch.zeros_like(learned)
 
-        with _on_a_stream_of_its_own():
+        with quiet_stream():
             for _ in range(WARM_UP):
                 outputs = function(*self.inputs)
                 _add_gradients(outputs, [torch.zeros_like(output) for output in outputs], parameters)
@@ -131,53 +133,19 @@ class _Replay(torch.autograd.Function):
         return (None, None, *(None for _ in recording.inputs))
 
 
-class RecordedPrediction:
-    """A function of one tensor of fixed shape, without gradients; another shape takes the plain way."""
-
-    def __init__(
-        self, function: Callable[[Tensor], Tensor], example: Tensor, autocast: torch.dtype | None, pool: Pool | None = None
-    ) -> None:
-        self.function = function
-        self.input = example.detach().clone()
-        self.graph = torch.cuda.CUDAGraph()
-
-        def run() -> Tensor:
-            with torch.no_grad(), _autocast(autocast):
-                return function(self.input)
-
-        with _on_a_stream_of_its_own():
-            for _ in range(WARM_UP):
-                run()
-        with torch.cuda.graph(self.graph, pool=pool):
-            self.output = run()
-
-    def __call__(self, image: Tensor) -> Tensor:
-        if image.shape != self.input.shape:
-            return self.function(image)
-        self.input.copy_(image)
-        self.graph.replay()
-        return self.output.clone()
-
-
-def _add_gradients(outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: list[nn.Parameter]) -> None:
-    learned = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
-    found = torch.autograd.grad([o for o, _ in learned], parameters, [g for _, g in learned], allow_unused=True)
-    pairs = [(p.grad, g) for p, g in zip(parameters, found, strict=True) if p.grad is not None and g is not None]
-    torch._foreach_add_([total for total, _ in pairs], [gradient for _, gradient in pairs])
-
-
-def _autocast(dtype: torch.dtype | None) -> torch.autocast:
-    return torch.autocast("cuda", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-
-
-@contextmanager
-def _on_a_stream_of_its_own() -> Iterator[None]:
-    """Recording begins from a quiet state: nothing that warming up made is waited for on the stream of the caller."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream().wait_stream(stream)
+def _add_gradients(
+    outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: list[tuple[nn.Parameter, nn.Parameter]]
+) -> None:
+    differentiable = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
+    used, learned = [p for p, _ in parameters], [p for _, p in parameters]
+    found = torch.autograd.grad([o for o, _ in differentiable], used, [g for _, g in differentiable], allow_unused=True)
+    pairs = [(p.grad, g) for p, g in zip(learned, found, strict=True) if p.grad is not None and g is not None]
+    full = [torch.empty_like(total) for total, gradient in pairs if gradient.dtype != total.dtype]
+    if full:  # converted by a few launches, where one by one would be a thousand
+        torch._foreach_copy_(full, [gradient for total, gradient in pairs if gradient.dtype != total.dtype])
+    converted = iter(full)
+    sums = [gradient if gradient.dtype == total.dtype else next(converted) for total, gradient in pairs]
+    torch._foreach_add_([total for total, _ in pairs], sums)
 
 
 @contextmanager

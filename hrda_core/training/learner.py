@@ -11,7 +11,7 @@ from hrda_core.adaptation.step import Learner
 from hrda_core.adaptation.teacher import Teacher
 from hrda_core.config import TrainConfig
 from hrda_core.inference.predictor import choose_precision
-from hrda_core.models.compiling import compile_networks
+from hrda_core.models.compiling import compile_networks, predict_once, train_once
 from hrda_core.training.cuda_graphs import record
 from hrda_core.training.data import RunData
 from hrda_core.training.distributed import Ranks
@@ -49,24 +49,32 @@ def build_learner(data: RunData, device: torch.device, ranks: Ranks, tell: Liste
         autocast=autocast,
         batch=ranks.batch,
     )
-    if config.compile:
-        compile_networks((student, teacher.network), example_of(config, device), autocast, notice)
     # collective operations of several processes, and what is computed again, cannot be recorded
-    if config.cuda_graphs and device.type == "cuda" and ranks.size == 1 and not config.optimisation.recompute:
+    recordable = device.type == "cuda" and ranks.size == 1 and not config.optimisation.recompute
+    recording = config.cuda_graphs and recordable and config.model.multi_resolution and config.precision != "reference"
+
+    def trial() -> None:
+        if recording:
+            record(learner)
+        else:
+            example = _example(config, device)
+            train_once(student, example, autocast)
+            predict_once(teacher.network, example, autocast)
+
+    compiled = config.compile and compile_networks((student, teacher.network), trial, notice)
+    if recording and not compiled:
         record_passes(learner, notice)
     return learner
 
 
-def example_of(config: TrainConfig, device: torch.device) -> Tensor:
+def _example(config: TrainConfig, device: torch.device) -> Tensor:
     """Of what the student sees at once in training: (N, 3, H, W)."""
     part = config.optimisation.batch_size // config.optimisation.accumulation
     return torch.zeros(part, 3, config.data.crop_height, config.data.crop_width, device=device)
 
 
 def record_passes(learner: Learner, notice: Callable[[str], None]) -> None:
-    """Where a GPU can; else tells why not."""
-    if not learner.config.model.multi_resolution or learner.config.precision == "reference":
-        return
+    """Or tells why that fails."""
     try:
         with torch.cuda.device(next(learner.student.parameters()).device):
             record(learner)
