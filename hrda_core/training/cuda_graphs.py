@@ -88,6 +88,7 @@ class Recording:
         parameters: list[tuple[nn.Parameter, nn.Parameter]],
         pool: Pool,
     ) -> None:
+        self.function = function  # what it calculates with must live as long as the recording, which knows only addresses
         self.inputs = [example.detach().clone() for example in examples]
         self.anchor = torch.zeros((), device=self.inputs[0].device, requires_grad=True)  # makes autograd ask for gradients
         for _, learned in parameters:
