@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from hrda_core.inference.image_bands import WindowNetwork
 from hrda_core.inference.predictor import choose_precision
 from hrda_core.inference.tiling import Tiling, logit_bands
 from hrda_core.models.build import build_model
-from hrda_core.models.compiling import compile_networks, predict_once
+from hrda_core.models.compiling import compile_networks
 from hrda_core.models.hrda import HRDA, Box
 from hrda_core.models.published_order import use_published_order
 from hrda_core.presets import preset
@@ -49,31 +48,38 @@ STARTED = time.perf_counter()
 
 @dataclass(frozen=True)
 class Arm:
-    """reference: the published order, and PyTorch's own memory. windows overlap by the share `overlap`.
+    """reference: the published order, and PyTorch's own memory. tf32: in matrix products too, where PyTorch leaves it off.
 
-    tf32: in matrix products too, where PyTorch leaves it off. graphs: passes are recorded (on a GPU).
+    overlap, inference_overlap: of detail windows, in the teacher and in prediction. graphs: passes are recorded (on a GPU).
     """
 
     about: str
     reference: bool = False
     precision: str = "auto"
     overlap: float = 0.5
+    inference_overlap: float = 0.0
     tf32: bool = False
     graphs: bool = True
     compile: bool = False
 
 
 ARMS = {
-    "reference": Arm("fp32, published order of operations, memory as PyTorch takes it", True, "reference", graphs=False),
-    "reference, TF32": Arm("the same with TF32 in matrix products, on a GPU", True, "reference", tf32=True, graphs=False),
-    "default": Arm("as the product trains: the same function with less work; on a GPU bf16 autocast and recorded passes"),
-    "fp32": Arm("on a GPU: the default in fp32", precision="fp32"),
+    "reference": Arm(
+        "fp32, published order of operations, memory as PyTorch takes it", True, "reference", inference_overlap=0.5, graphs=False
+    ),
+    "reference, TF32": Arm(
+        "the same with TF32 in matrix products, on a GPU", True, "reference", inference_overlap=0.5, tf32=True, graphs=False
+    ),
+    "default": Arm(
+        "training: the same function with less work, on a GPU with bf16 autocast; prediction: without overlap of details"
+    ),
+    "every window": Arm("the default, but details overlap in prediction too: on a CPU equal arithmetic", inference_overlap=0.5),
+    "fp32": Arm("on a GPU: equal arithmetic", precision="fp32", inference_overlap=0.5),
     "unrecorded": Arm("on a GPU: the default without recorded passes", graphs=False),
-    "compiled": Arm("on a GPU: the default with torch.compile", compile=True),
-    "bf16": Arm("approximation: bf16 autocast", precision="bf16"),
-    "fewer windows": Arm("approximation: detail windows without overlap, in the teacher and at inference", overlap=0.0),
-    "compiled, fewer windows": Arm("approximation: on a GPU, the two together", overlap=0.0, compile=True),
-    "both": Arm("approximation: bf16 and detail windows without overlap", precision="bf16", overlap=0.0),
+    "compiled": Arm("on a GPU: the default, training with torch.compile", compile=True),
+    "bf16": Arm("approximation: bf16 autocast", precision="bf16", inference_overlap=0.5),
+    "fewer windows": Arm("approximation: the teacher's details do not overlap either", overlap=0.0),
+    "both": Arm("approximation: bf16 and no overlap of details", precision="bf16", overlap=0.0),
 }
 
 
@@ -176,11 +182,9 @@ class Tasks:
             self._end_training()
             network = self._network().eval()
             network.detail_size = (self.window // 2, self.window // 2)
-            fast = WindowNetwork(network, self.device, self.autocast, 4)
-            self.predicting = network.logits if self.arm.reference else fast
-            if self.arm.compile:
-                example = torch.zeros(1, 3, self.window, self.window, device=self.device)
-                compile_networks([fast.model], partial(predict_once, fast.model, example, self.autocast), print_error)
+            network.detail_overlap = self.arm.inference_overlap
+            windows = WindowNetwork(network, self.device, self.autocast, 4)
+            self.predicting = network.logits if self.arm.reference else windows
         image = torch.randn(1, 3, height, width, device=self.device)
 
         def read(box: Box) -> Tensor:

@@ -16,6 +16,6 @@ def test_the_table_names_the_original_and_gives_ratios_with_their_spread() -> No
 
 def test_approximations_are_told_apart_from_equal_arithmetic() -> None:
     assert ARMS["reference"].reference and not ARMS["default"].reference
-    assert ARMS["default"].overlap == ARMS["reference"].overlap
+    assert ARMS["every window"].overlap == ARMS["every window"].inference_overlap == ARMS["reference"].inference_overlap
     for arm in ARMS.values():
         assert arm.about.startswith("approximation") == (arm.overlap != 0.5 or arm.precision == "bf16")

@@ -20,7 +20,9 @@ from hrda_core.config import OptimisationConfig, TrainConfig
 from hrda_core.inference.predictor import Predictor
 from hrda_core.models.build import build_encoder, build_model
 from hrda_core.models.compiling import compile_networks, train_once
+from hrda_core.models.half_weights import HalfWeights
 from hrda_core.models.hrda import HRDA
+from hrda_core.training.cuda_graphs import add_gradients
 from hrda_core.training.events import Event, Notice
 from hrda_core.training.optimisation import build_optimizer
 
@@ -101,6 +103,47 @@ def test_fused_adamw_takes_the_same_steps() -> None:
             optimizer.step()
     for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+# --- weights in half precision
+
+
+def bf16() -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("encoder", ["mit_b0", "mobilenetv3_small_050"])
+def test_half_weights_are_what_autocast_makes_of_them(encoder: str) -> None:
+    model, x = network(encoder, head_channels=64, detail_size=64).eval(), noise(1, 3, 128, 128, seed=1)
+    half = HalfWeights(model, torch.bfloat16)
+    assert half.network.head.classifier.weight.dtype == torch.bfloat16
+    for _ in range(2):
+        with torch.no_grad(), bf16():
+            assert torch.equal(half.network.logits(x), model.logits(x))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+        half.refresh()
+
+
+@pytest.mark.parametrize("encoder", ["mit_b0", "mobilenetv3_small_050"])
+def test_gradients_of_half_weights_are_those_of_autocast(encoder: str) -> None:
+    model, crops = (
+        network(encoder, head_channels=64, detail_size=64).eval(),
+        (noise(2, 3, 64, 64, seed=1), noise(2, 3, 64, 64, seed=2)),
+    )
+    half = HalfWeights(model, torch.bfloat16, learns=True)
+    with bf16():
+        plain, ours = model.both_resolutions(*crops), half.network.both_resolutions(*crops)
+    gradients = [noise(*output.shape, seed=i).to(output.dtype) for i, output in enumerate(plain)]
+    torch.autograd.backward(plain, gradients)
+    expected = {name: p.grad for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = None if parameter.grad is None else torch.ones_like(parameter)
+    add_gradients(ours, gradients, list(zip(half.network.parameters(), model.parameters(), strict=True)))
+    for name, parameter in model.named_parameters():
+        if expected[name] is not None:
+            assert (parameter.grad - 1 - expected[name]).norm() <= 0.01 * expected[name].norm() + 1e-5, name
 
 
 # --- torch.compile

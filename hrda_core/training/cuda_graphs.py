@@ -98,14 +98,14 @@ class Recording:
         with quiet_stream():
             for _ in range(WARM_UP):
                 outputs = function(*self.inputs)
-                _add_gradients(outputs, [torch.zeros_like(output) for output in outputs], parameters)
+                add_gradients(outputs, [torch.zeros_like(output) for output in outputs], parameters)
             del outputs
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.forward, pool=pool):
             outputs = function(*self.inputs)
         self.gradients = [torch.zeros_like(output) for output in outputs]
         with torch.cuda.graph(self.backward, pool=pool):
-            _add_gradients(outputs, self.gradients, parameters)
+            add_gradients(outputs, self.gradients, parameters)
         self.constant = [not output.requires_grad for output in outputs]
         self.outputs = [output.detach() for output in outputs]
 
@@ -134,19 +134,28 @@ class _Replay(torch.autograd.Function):
         return (None, None, *(None for _ in recording.inputs))
 
 
-def _add_gradients(
+def add_gradients(
     outputs: Sequence[Tensor], gradients: Sequence[Tensor], parameters: list[tuple[nn.Parameter, nn.Parameter]]
 ) -> None:
+    """Adds to `grad` of the second of each pair of parameters what the first has: the same one, or its copy in half precision."""
     differentiable = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if output.requires_grad]
     used, learned = [p for p, _ in parameters], [p for _, p in parameters]
     found = torch.autograd.grad([o for o, _ in differentiable], used, [g for _, g in differentiable], allow_unused=True)
     pairs = [(p.grad, g) for p, g in zip(learned, found, strict=True) if p.grad is not None and g is not None]
-    full = [torch.empty_like(total) for total, gradient in pairs if gradient.dtype != total.dtype]
-    if full:  # converted by a few launches, where one by one would be a thousand
-        torch._foreach_copy_(full, [gradient for total, gradient in pairs if gradient.dtype != total.dtype])
-    converted = iter(full)
-    sums = [gradient if gradient.dtype == total.dtype else next(converted) for total, gradient in pairs]
+    # of equal layout, so that a few launches do for all
+    sums = [gradient if _alike(total, gradient) else torch.empty_like(total) for total, gradient in pairs]
+    moved = [(s, g) for s, (_, g) in zip(sums, pairs, strict=True) if s is not g]
+    regular = [(s, g) for s, g in moved if s.stride() == g.stride()]
+    if regular:
+        torch._foreach_copy_([s for s, _ in regular], [g for _, g in regular])
+    for place, gradient in moved:
+        if place.stride() != gradient.stride():
+            place.copy_(gradient)
     torch._foreach_add_([total for total, _ in pairs], sums)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.stride() == other.stride()
 
 
 @contextmanager
