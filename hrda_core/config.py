@@ -33,7 +33,7 @@ class ModelConfig:
     multi_resolution: bool = True  # False: the single-resolution DAFormer network
     attention: str = "class"  # scale attention: one map per class, "single" for all, or "fixed" at 0.5
     detail_crop: str = "half"  # detail of a training crop: a random "half" of each side, or the "full" crop
-    detail_overlap: float = 0.5  # share by which sliding detail windows overlap at inference
+    detail_overlap: float = 0.5  # share by which the teacher's detail windows overlap when it makes pseudo-labels
     detail_loss_weight: float = 0.1  # of the detail's cross entropy; the rest goes to the fused prediction
     context_loss_weight: float = 0.0  # of the context's cross entropy (0.1 with the full-image detail crop)
 
@@ -173,6 +173,7 @@ class InferenceConfig:
     window_height: int = 0  # sliding window in pixels; 0 = the training crop
     window_width: int = 0
     overlap: float = 0.5  # share by which windows overlap
+    detail_overlap: float = 0.0  # and, within a window, detail windows; 0.5 as published takes over twice as long
     blending: str = "smooth"  # of overlapping windows: "smooth" (their middle counts more), or "average" as published
     flips: bool = False  # average with the mirrored image: twice the time, a little better
     tile_batch: int = 4  # windows that go through the network at once
@@ -181,7 +182,8 @@ class InferenceConfig:
     tolerance: int = 2  # pixels within which a boundary still counts as hit, in the tolerant F1
 
     def __post_init__(self) -> None:
-        check(0 <= self.overlap < 1, "inference.overlap", self.overlap, "use 0 up to, not including, 1")
+        for name in ("overlap", "detail_overlap"):
+            check(0 <= getattr(self, name) < 1, f"inference.{name}", getattr(self, name), "use 0 up to, not including, 1")
         one_of("inference.blending", self.blending, ("smooth", "average"))
         check(self.tile_batch >= 1, "inference.tile_batch", self.tile_batch, "use at least 1")
         one_of("inference.network", self.network, ("teacher", "student"))

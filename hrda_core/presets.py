@@ -35,7 +35,7 @@ _PUBLISHED_HRDA = TrainConfig(
         feature_distance_classes=_CITYSCAPES_THINGS,
     ),
     optimisation=OptimisationConfig(iterations=40_000),
-    inference=InferenceConfig(network="student", tune_thresholds=False, blending="average"),
+    inference=InferenceConfig(network="student", tune_thresholds=False, blending="average", detail_overlap=0.5),
     schedule=ScheduleConfig(validate_every=4000, checkpoint_every=4000, preview_every=4000),
 )
 PRESETS: dict[str, TrainConfig] = {

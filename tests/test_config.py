@@ -153,6 +153,7 @@ OUT_OF_RANGE = [
     ("model.detail_crop", "quarter"),
     ("model.detail_overlap", 1.0),
     ("model.detail_overlap", -0.5),
+    ("inference.detail_overlap", 1.0),
     ("model.detail_loss_weight", 1.5),
     ("model.context_loss_weight", -0.1),
     ("data.crop_height", 32),

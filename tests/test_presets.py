@@ -80,6 +80,7 @@ PUBLISHED = {
     "optimisation.dice_weight": 0.0,
     # inference
     "inference.overlap": 0.5,
+    "inference.detail_overlap": 0.5,
     "inference.blending": "average",
     "inference.flips": False,
     "inference.network": "student",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from timm.layers.drop import DropPath
@@ -16,6 +17,24 @@ from hrda_core.models.hrda import HRDA
 def ema_alpha(iteration: int, alpha: float) -> float:
     """min(1 - 1 / (iteration + 1), alpha): a plain average at first, so that early noise is forgotten."""
     return min(1 - 1 / (iteration + 1), alpha)
+
+
+class _Lists(NamedTuple):
+    averages: list[Tensor]
+    current: list[Tensor]
+
+    @staticmethod
+    def of(pairs: Sequence[tuple[Tensor, Tensor]]) -> _Lists:
+        return _Lists([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
+
+
+class _Pairs(NamedTuple):
+    """Tensors of teacher and student. addresses: of their first parameters. counts: integers, which are copied."""
+
+    addresses: tuple[int, int]
+    parameters: _Lists
+    everything: _Lists
+    counts: list[tuple[Tensor, Tensor]]
 
 
 class Teacher:
@@ -34,6 +53,7 @@ class Teacher:
         self.alpha = alpha
         self.norm = norm
         self._half = None if autocast is None else HalfWeights(self.model, autocast)
+        self._pairs: _Pairs | None = None
         self.recorded: Callable[[Tensor], Tensor] | None = None  # `network.logits`, see training/cuda_graphs.py
         self.set_mode()
 
@@ -46,21 +66,32 @@ class Teacher:
     def update(self, student: HRDA, iteration: int) -> None:
         """Called before each iteration; iteration 0 copies the student, buffers included."""
         alpha = ema_alpha(iteration, self.alpha)
-        ours: list[Tensor] = [*self.model.parameters()]
-        theirs: list[Tensor] = [p.detach() for p in student.parameters()]
-        if alpha == 0 or self.norm == "running":
-            ours += self.model.buffers()
-            theirs += student.buffers()
-        averaged = [pair for pair in zip(ours, theirs, strict=True) if pair[0].is_floating_point()]
+        pairs = self._pairs_with(student)
+        kept = pairs.parameters if alpha and self.norm == "batch" else pairs.everything
         # all tensors at once: one launch on a GPU instead of a thousand
-        averages, current = [a for a, _ in averaged], [c for _, c in averaged]
-        torch._foreach_mul_(averages, alpha)
-        torch._foreach_add_(averages, current, alpha=1 - alpha)
-        for count, latest in zip(ours, theirs, strict=True):
-            if not count.is_floating_point():
-                count.copy_(latest)
+        torch._foreach_mul_(kept.averages, alpha)
+        torch._foreach_add_(kept.averages, kept.current, alpha=1 - alpha)
+        for count, latest in pairs.counts if kept is pairs.everything else ():
+            count.copy_(latest)
         if self._half is not None:
             self._half.refresh()
+
+    def _pairs_with(self, student: HRDA) -> _Pairs:
+        """Collected once: to go through a thousand tensors takes longer than to average them on a GPU."""
+        # other ones when the networks were moved to another device
+        addresses = (next(student.parameters()).data_ptr(), next(self.model.parameters()).data_ptr())
+        if self._pairs is None or self._pairs.addresses != addresses:
+            ours: list[Tensor] = [*self.model.parameters(), *self.model.buffers()]
+            theirs: list[Tensor] = [*(p.detach() for p in student.parameters()), *student.buffers()]
+            pairs = list(zip(ours, theirs, strict=True))
+            learned = len(list(student.parameters()))
+            self._pairs = _Pairs(
+                addresses,
+                _Lists.of(pairs[:learned]),
+                _Lists.of([pair for pair in pairs if pair[0].is_floating_point()]),
+                [pair for pair in pairs if not pair[0].is_floating_point()],
+            )
+        return self._pairs
 
     @torch.no_grad()
     def logits(self, image: Tensor) -> Tensor:

@@ -157,8 +157,9 @@ class Evaluator:
     def _predicting(self, network: str) -> Iterator[Callable[[Image], NDArray[np.float32]]]:
         """The network in eval mode as a function from images to probabilities; afterwards both are as training needs them."""
         model: HRDA = self.learner.student if network == "student" else self.learner.teacher.model
-        training = self.learner.student.training
+        training, overlap = self.learner.student.training, model.detail_overlap
         model.eval()
+        model.detail_overlap = self.learner.config.inference.detail_overlap
         # one for all images: a batch that did not fit into memory is halved once, not for each image
         windows = WindowNetwork(model, self.device, self.learner.autocast, self.preprocessing.tile_batch)
         try:
@@ -167,6 +168,7 @@ class Evaluator:
             ):  # images of many sizes would be compiled one by one
                 yield lambda image: image_probabilities(windows, image, self.preprocessing)
         finally:
+            model.detail_overlap = overlap
             self.learner.student.train(training)
             self.learner.teacher.set_mode()
 

@@ -28,7 +28,10 @@ def describe(
     config = learner.config
     tuned = evaluations if config.inference.tune_thresholds else {}
     return {
-        "model_config": model_options(config, len(labelled.classes)),
+        "model_config": {
+            **model_options(config, len(labelled.classes)),
+            "detail_overlap": config.inference.detail_overlap,  # in prediction, where the teacher's is not needed any more
+        },
         "classes": plain_classes(labelled.classes),
         "preprocessing": {**preprocessing.as_plain(), "has_background": labelled.has_background},
         "student": _on_cpu(learner.student),
