@@ -18,6 +18,7 @@ from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_y
 MODES = ("source-only", "adapt", "supervised", "semi-supervised")
 PRECISIONS = ("auto", "fp32", "bf16", "reference")
 AUTO = -1
+THIN_ZOOMS = (0.5, 1.0, 2.0)  # photos of cracks and wires are taken from all distances
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class AdaptationConfig:
     source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: half, else 0)
     teacher_alpha: float = 0.999  # EMA: min(1 - 1 / (iteration + 1), alpha)
     teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
+    teacher_zooms: tuple[float, ...] = ()  # sizes at which the teacher sees a photo, the surest counts; () = auto
     pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "prior-band" or "band" (uncertain pixels ignored), or "auto"
     pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
@@ -88,6 +90,8 @@ class AdaptationConfig:
             "use iterations, or -1 for auto",
         )
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
+        for zoom in self.teacher_zooms:
+            check(0.1 <= zoom <= 10, "adaptation.teacher_zooms", zoom, "use factors from 0.1 to 10")
         one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
         if self.foreground_share != AUTO:
             share("adaptation.foreground_share", self.foreground_share)
@@ -244,8 +248,8 @@ class TrainConfig:
         """Settles every "auto".
 
         Thin structures (one class beside background, or all classes together below 10 % of the labelled pixels) get
-        band pseudo-labels that hold the source's share of foreground, a warm-up on source and no class mixing, which
-        measurements on cracks support; everything else gets the published rule.
+        band pseudo-labels that hold the source's share of foreground, from a teacher that sees photos at several sizes, a
+        warm-up on source and no class mixing, which measurements on cracks support; everything else gets the published rule.
 
         Raises:
             ValueError: a rule that needs a background class, where there is none.
@@ -257,6 +261,7 @@ class TrainConfig:
             source_warmup=(self.optimisation.iterations // 2 if thin else 0) if a.source_warmup == AUTO else a.source_warmup,
             pseudo_labels=("prior-band" if thin else "confident-fraction") if a.pseudo_labels == "auto" else a.pseudo_labels,
             mixing=("none" if thin else "class-mix") if a.mixing == "auto" else a.mixing,
+            teacher_zooms=a.teacher_zooms or (THIN_ZOOMS if thin else (1.0,)),
         )
         if settled.pseudo_labels == "prior-band" and a.foreground_share == AUTO:
             settled = replace(settled, foreground_share=foreground_share)
@@ -270,6 +275,8 @@ class TrainConfig:
         fix = "needs a class named 'background' at index 0; choose another"
         banded = settled.pseudo_labels in ("band", "prior-band")
         check(has_background or not banded, "adaptation.pseudo_labels", settled.pseudo_labels, fix)
+        zoomed = settled.teacher_zooms != (1.0,)
+        check(has_background or not zoomed, "adaptation.teacher_zooms", settled.teacher_zooms, fix)
         check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)
         return replace(self, adaptation=settled)
 

@@ -26,6 +26,7 @@ from hrda_core.adaptation.pseudo_labels import (
 )
 from hrda_core.adaptation.teacher import Teacher
 from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
+from hrda_core.adaptation.zooms import surest_logits
 from hrda_core.config import TrainConfig
 from hrda_core.data.photometric import ColourJitter, gaussian_blur, jitter
 from hrda_core.models.hrda import HRDA, Box, HRDAOutput
@@ -147,7 +148,10 @@ def _learn(
 def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
     rule = learner.config.adaptation
     with _autocast(learner, target.image):
-        logits = learner.teacher.logits(target.image)
+        if rule.teacher_zooms == (1.0,):
+            logits = learner.teacher.logits(target.image)
+        else:
+            logits, _ = surest_logits(learner.teacher.logits, target.image, target.valid, rule.teacher_zooms)
     if rule.pseudo_labels == "prior-band":
         pseudo = prior_band(logits, target.valid, learner.foreground, rule.foreground_share, rule.ignored_share, learner.batch)
     elif rule.pseudo_labels == "band":
