@@ -46,10 +46,12 @@ def from_dict(cls: type[_T], content: Any, where: str = "") -> _T:
 def _value(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type[Any], hint), value, f"{name}.")
-    if isinstance(hint, types.GenericAlias):  # tuple[str, ...]
-        if isinstance(value, str) or not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise ValueError(f"{name}={value!r}: must be a list of texts")
-        return tuple(value)
+    if isinstance(hint, types.GenericAlias):  # tuple[str, ...] or tuple[float, ...]
+        kind = typing.get_args(hint)[0]
+        if isinstance(value, (list, tuple)):
+            with contextlib.suppress(ValueError):
+                return tuple(_value(kind, item, name) for item in value)
+        raise ValueError(f"{name}={value!r}: must be a list of {'texts' if kind is str else 'numbers'}")
     if hint is float and isinstance(value, str):  # YAML 1.1 reads 6e-5 as text
         with contextlib.suppress(ValueError):
             value = float(value)

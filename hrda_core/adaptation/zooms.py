@@ -23,7 +23,7 @@ def surest_logits(
 ) -> tuple[Tensor, Tensor]:
     """(N, 3, H, W) -> logits (N, C, H, W) at the zoom that is surest for each image, and that zoom (N,).
 
-    Class 0 is background. Where no zoom finds foreground, the one nearest to 1 counts. valid: (N, H, W), 0 where there is no photo.
+    Class 0 is background. Where no zoom finds foreground, the one nearest to 1 counts. valid: (N, H, W), 0 outside of the photo.
     """
     height, width = image.shape[2:]
     ordered = sorted(zooms, key=lambda zoom: max(zoom, 1 / zoom))  # of equally sure ones the first is taken

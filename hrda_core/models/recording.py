@@ -6,7 +6,7 @@ work in is theirs for good, so those that never run within one another should sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,19 @@ class RecordedPrediction:
         self.input.copy_(image)
         self.graph.replay()
         return self.output.clone()
+
+
+class RecordedShapes:
+    """A function of one tensor, recorded for the shapes of `examples`; other shapes take the plain way."""
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], examples: Sequence[Tensor], autocast: torch.dtype | None, pool: Pool | None
+    ) -> None:
+        self.function = function
+        self.recordings = {example.shape: RecordedPrediction(function, example, autocast, pool) for example in examples}
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return self.recordings.get(image.shape, self.function)(image)
 
 
 def gpu_autocast(dtype: torch.dtype | None) -> torch.autocast:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.step import Learner
+from hrda_core.adaptation.zooms import zoomed_size
 from hrda_core.models.half_weights import HalfWeights
 from hrda_core.models.hrda import HRDA, BothResolutions, Box, HRDAOutput
-from hrda_core.models.recording import WARM_UP, Pool, RecordedPrediction, gpu_autocast, quiet_stream
+from hrda_core.models.recording import WARM_UP, Pool, RecordedShapes, gpu_autocast, quiet_stream
 
 
 def record(learner: Learner) -> None:
@@ -29,10 +30,13 @@ def record(learner: Learner) -> None:
     box = StepDraws(config.seed, 0, config.adaptation, config.model.detail_crop).detail_box("source", *image.shape[2:])
     pool = torch.cuda.graph_pool_handle()  # the teacher never runs between the student's forward and backward pass
     part = image[: batch // config.optimisation.accumulation]
-    teacher = None
+    teacher: RecordedShapes | None = None
     if config.mode in ("adapt", "semi-supervised"):
+        height, width = image.shape[2:]
+        sizes = {zoomed_size(height, width, zoom) for zoom in config.adaptation.teacher_zooms or (1.0,)}
         with _state_kept(learner.teacher.network):
-            teacher = RecordedPrediction(learner.teacher.network.logits, image, learner.autocast, pool)
+            examples = [image.new_zeros((*image.shape[:2], *size)) for size in sizes]
+            teacher = RecordedShapes(learner.teacher.network.logits, examples, learner.autocast, pool)
     learner.student_forward = RecordedStudent(student, part, box, learner.autocast, pool)
     learner.teacher.recorded = teacher
 

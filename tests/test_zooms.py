@@ -1,0 +1,86 @@
+"""The teacher sees each target photo at several sizes, and the surest answer counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_runs import cracks, tiny
+from torch import Tensor
+
+from hrda_core import TrainConfig, train
+from hrda_core.adaptation.zooms import foreground_sureness, surest_logits
+
+
+def logits_of(foreground: Tensor) -> Tensor:
+    """(N, H, W) probabilities -> (N, 2, H, W)."""
+    p = foreground.clamp(1e-4, 1 - 1e-4)
+    return torch.stack([torch.zeros_like(p), torch.logit(p)], dim=1)
+
+
+def network_that_knows_width(image: Tensor) -> Tensor:
+    """Finds bright bars, and is the surer the nearer to 8 pixels the bar in the first row of the image is."""
+    bright = image[:, 0] > 0.5
+    width = bright[:, 0].sum(dim=1).float()
+    sure = 0.9 / (1 + (width / 8).log().abs())
+    return logits_of(bright * sure.view(-1, 1, 1))
+
+
+def bars(*widths: int) -> Tensor:
+    image = torch.zeros(len(widths), 3, 64, 64)
+    for i, width in enumerate(widths):
+        image[i, :, :, 10 : 10 + width] = 1
+    return image
+
+
+def test_each_photo_is_seen_at_the_size_that_suits_the_network() -> None:
+    image = bars(4, 8, 16)
+    logits, zooms = surest_logits(network_that_knows_width, image, torch.ones(3, 64, 64), (0.5, 1.0, 2.0))
+    assert zooms.tolist() == [2.0, 1.0, 0.5]
+    assert logits.shape == (3, 2, 64, 64)
+    found = logits.softmax(dim=1)[:, 1] > 0.5
+    for i, width in enumerate((4, 8, 16)):
+        assert found[i, 32].sum().item() == pytest.approx(width, abs=2)  # at the photo's own size again
+
+
+def test_one_zoom_is_the_plain_answer() -> None:
+    image = bars(5)
+    logits, zooms = surest_logits(network_that_knows_width, image, torch.ones(1, 64, 64), (1.0,))
+    assert torch.equal(logits, network_that_knows_width(image)) and zooms.tolist() == [1.0]
+
+
+def test_where_nothing_is_found_the_photo_is_seen_as_it_is() -> None:
+    _, zooms = surest_logits(network_that_knows_width, bars(0), torch.ones(1, 64, 64), (2.0, 0.5, 1.0))
+    assert zooms.tolist() == [1.0]
+
+
+def test_a_speck_is_less_sure_than_a_crack() -> None:
+    speck, crack = torch.zeros(1, 32, 32), torch.zeros(1, 32, 32)
+    speck[0, 3, 3], crack[0, 10:14] = 0.99, 0.9
+    valid = torch.ones(1, 32, 32)
+    assert foreground_sureness(logits_of(speck), valid) < foreground_sureness(logits_of(crack), valid)
+    assert foreground_sureness(logits_of(crack), 0 * valid) == 0  # what lies outside of the photo does not count
+
+
+def test_thin_structures_get_zooms_and_others_do_not() -> None:
+    config = TrainConfig()
+    assert config.resolve(2, True, 0.03).adaptation.teacher_zooms == (0.5, 1.0, 2.0)
+    assert config.resolve(19, False, 1.0).adaptation.teacher_zooms == (1.0,)
+    own = config.updated({"adaptation": {"teacher_zooms": [0.7, 1.0]}})
+    assert own.resolve(2, True, 0.03).adaptation.teacher_zooms == (0.7, 1.0)
+
+
+def test_zooms_need_a_background_and_must_be_in_range() -> None:
+    config = TrainConfig().updated({"adaptation": {"teacher_zooms": [0.5, 1.0]}})
+    with pytest.raises(ValueError, match=r"adaptation.teacher_zooms=\(0.5, 1.0\): needs a class named 'background'"):
+        config.resolve(19, False, 1.0)
+    with pytest.raises(ValueError, match=r"adaptation.teacher_zooms=20.0: use factors from 0.1 to 10"):
+        TrainConfig().updated({"adaptation": {"teacher_zooms": [20.0]}})
+
+
+def test_a_run_with_zooms_differs_from_one_without(tmp_path: object) -> None:
+    weights = []
+    for zooms in ([1.0], [0.5, 1.0, 2.0]):
+        config = tiny({"adaptation": {"teacher_zooms": zooms}})
+        result = train(config, cracks(3, 0), cracks(3, 1, masks=False), directory=f"{tmp_path}/{len(zooms)}")
+        weights.append(torch.load(result.last, weights_only=True)["student"]["head.classifier.weight"])
+    assert not torch.equal(*weights)
