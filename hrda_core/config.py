@@ -90,8 +90,8 @@ class AdaptationConfig:
             "use iterations, or -1 for auto",
         )
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
-        for zoom in self.teacher_zooms:
-            check(0.1 <= zoom <= 10, "adaptation.teacher_zooms", zoom, "use factors from 0.1 to 10")
+        in_range = all(0.1 <= zoom <= 10 for zoom in self.teacher_zooms)
+        check(in_range, "adaptation.teacher_zooms", self.teacher_zooms, "use factors from 0.1 to 10")
         one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
         if self.foreground_share != AUTO:
             share("adaptation.foreground_share", self.foreground_share)

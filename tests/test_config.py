@@ -128,7 +128,7 @@ def test_every_field_refuses_the_wrong_type(name: str) -> None:
         int: [1.5, "many", True, None, [1]],
         float: ["high", True, None, [0.1]],
         str: [5, True, None, ["x"]],
-        tuple: ["one", [1], 5, None, {"a": 1}],
+        tuple: ["one", [None], 5, None, {"a": 1}],
     }[type(current)]
     for value in wrong:
         message = message_of(changes(name, value))
@@ -154,6 +154,7 @@ OUT_OF_RANGE = [
     ("model.detail_overlap", 1.0),
     ("model.detail_overlap", -0.5),
     ("inference.detail_overlap", 1.0),
+    ("adaptation.teacher_zooms", (20.0,)),
     ("model.detail_loss_weight", 1.5),
     ("model.context_loss_weight", -0.1),
     ("data.crop_height", 32),
@@ -399,7 +400,7 @@ def test_explicit_values_are_kept_on_many_classes() -> None:
 def test_nothing_else_changes() -> None:
     config = TrainConfig()
     resolved = config.resolve(2, True, 0.03)
-    untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0}
+    untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0, "teacher_zooms": ()}
     assert resolved.updated({"adaptation": untouched}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
 

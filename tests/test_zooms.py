@@ -73,14 +73,14 @@ def test_zooms_need_a_background_and_must_be_in_range() -> None:
     config = TrainConfig().updated({"adaptation": {"teacher_zooms": [0.5, 1.0]}})
     with pytest.raises(ValueError, match=r"adaptation.teacher_zooms=\(0.5, 1.0\): needs a class named 'background'"):
         config.resolve(19, False, 1.0)
-    with pytest.raises(ValueError, match=r"adaptation.teacher_zooms=20.0: use factors from 0.1 to 10"):
+    with pytest.raises(ValueError, match=r"adaptation.teacher_zooms=\(20.0,\): use factors from 0.1 to 10"):
         TrainConfig().updated({"adaptation": {"teacher_zooms": [20.0]}})
 
 
 def test_a_run_with_zooms_differs_from_one_without(tmp_path: object) -> None:
     weights = []
-    for zooms in ([1.0], [0.5, 1.0, 2.0]):
+    for zooms in ([1.0], [2.0]):
         config = tiny({"adaptation": {"teacher_zooms": zooms}})
-        result = train(config, cracks(3, 0), cracks(3, 1, masks=False), directory=f"{tmp_path}/{len(zooms)}")
+        result = train(config, cracks(3, 0), cracks(3, 1, masks=False), directory=f"{tmp_path}/{zooms[0]}")
         weights.append(torch.load(result.last, weights_only=True)["student"]["head.classifier.weight"])
     assert not torch.equal(*weights)
