@@ -60,6 +60,7 @@ class AdaptationConfig:
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
     band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
     foreground_share: float = -1.0  # prior-band: share of the target that becomes foreground; -1 = as in the labels
+    most_foreground: float = -1.0  # photos of which the teacher finds more are ignored; -1 = 3 of 4 labelled images have less
     ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
     pseudo_ignore_top: int = 0  # rows of the crop whose pseudo-labels get weight 0
     pseudo_ignore_bottom: int = 0
@@ -93,8 +94,9 @@ class AdaptationConfig:
         in_range = all(0.1 <= zoom <= 10 for zoom in self.teacher_zooms)
         check(in_range, "adaptation.teacher_zooms", self.teacher_zooms, "use factors from 0.1 to 10")
         one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
-        if self.foreground_share != AUTO:
-            share("adaptation.foreground_share", self.foreground_share)
+        for name in ("foreground_share", "most_foreground"):
+            if getattr(self, name) != AUTO:
+                share(f"adaptation.{name}", getattr(self, name))
         one_of("adaptation.mixing", self.mixing, ("auto", "class-mix", "foreground", "none"))
         for name in (
             *("teacher_alpha", "pseudo_threshold", "band_foreground", "band_background", "foreground_paste_share"),
@@ -244,8 +246,10 @@ class TrainConfig:
                 value = getattr(self.data, name)
                 check(value % 32 == 0, f"data.{name}", value, "use a multiple of 32, since the detail crop is half of it")
 
-    def resolve(self, num_classes: int, has_background: bool, foreground_share: float) -> TrainConfig:
-        """Settles every "auto".
+    def resolve(
+        self, num_classes: int, has_background: bool, foreground_share: float, most_foreground: float = 1.0
+    ) -> TrainConfig:
+        """Settles every "auto". The shares are those of the labelled images: of all together, and what 3 of 4 stay below.
 
         Thin structures (one class beside background, or all classes together below 10 % of the labelled pixels) get
         band pseudo-labels that hold the source's share of foreground, from a teacher that sees photos at several sizes, a
@@ -262,6 +266,7 @@ class TrainConfig:
             pseudo_labels=("prior-band" if thin else "confident-fraction") if a.pseudo_labels == "auto" else a.pseudo_labels,
             mixing=("none" if thin else "class-mix") if a.mixing == "auto" else a.mixing,
             teacher_zooms=a.teacher_zooms or (THIN_ZOOMS if thin else (1.0,)),
+            most_foreground=(most_foreground if thin else 1.0) if a.most_foreground == AUTO else a.most_foreground,
         )
         if settled.pseudo_labels == "prior-band" and a.foreground_share == AUTO:
             settled = replace(settled, foreground_share=foreground_share)
@@ -275,8 +280,9 @@ class TrainConfig:
         fix = "needs a class named 'background' at index 0; choose another"
         banded = settled.pseudo_labels in ("band", "prior-band")
         check(has_background or not banded, "adaptation.pseudo_labels", settled.pseudo_labels, fix)
-        zoomed = settled.teacher_zooms != (1.0,)
-        check(has_background or not zoomed, "adaptation.teacher_zooms", settled.teacher_zooms, fix)
+        for name, plain in (("teacher_zooms", (1.0,)), ("most_foreground", 1.0)):
+            value = getattr(settled, name)
+            check(has_background or value == plain, f"adaptation.{name}", value, fix)
         check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)
         return replace(self, adaptation=settled)
 

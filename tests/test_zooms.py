@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hrda_core import TrainConfig, train
 from hrda_core.adaptation.teacher import Teacher
-from hrda_core.adaptation.zooms import foreground_sureness, surest_logits
+from hrda_core.adaptation.zooms import foreground_sureness, surest_zoom
 
 
 def logits_of(foreground: Tensor) -> Tensor:
@@ -37,8 +37,8 @@ def bars(*widths: int) -> Tensor:
 
 def test_each_photo_is_seen_at_the_size_that_suits_the_network() -> None:
     image = bars(4, 8, 16)
-    logits, zooms = surest_logits(network_that_knows_width, image, torch.ones(3, 64, 64), (0.5, 1.0, 2.0))
-    assert zooms.tolist() == [2.0, 1.0, 0.5]
+    logits, zooms, plausible = surest_zoom(network_that_knows_width, image, torch.ones(3, 64, 64), (0.5, 1.0, 2.0))
+    assert plausible.all() and zooms.tolist() == [2.0, 1.0, 0.5]
     assert logits.shape == (3, 2, 64, 64)
     found = logits.softmax(dim=1)[:, 1] > 0.5
     for i, width in enumerate((4, 8, 16)):
@@ -47,13 +47,13 @@ def test_each_photo_is_seen_at_the_size_that_suits_the_network() -> None:
 
 def test_one_zoom_is_the_plain_answer() -> None:
     image = bars(5)
-    logits, zooms = surest_logits(network_that_knows_width, image, torch.ones(1, 64, 64), (1.0,))
+    logits, zooms, _ = surest_zoom(network_that_knows_width, image, torch.ones(1, 64, 64), (1.0,))
     assert torch.equal(logits, network_that_knows_width(image)) and zooms.tolist() == [1.0]
 
 
 def test_where_nothing_is_found_the_photo_is_seen_as_it_is() -> None:
-    _, zooms = surest_logits(network_that_knows_width, bars(0), torch.ones(1, 64, 64), (2.0, 0.5, 1.0))
-    assert zooms.tolist() == [1.0]
+    _, zooms, plausible = surest_zoom(network_that_knows_width, bars(0), torch.ones(1, 64, 64), (2.0, 0.5, 1.0))
+    assert plausible.all() and zooms.tolist() == [1.0]
 
 
 def test_a_speck_is_less_sure_than_a_crack() -> None:
@@ -62,6 +62,24 @@ def test_a_speck_is_less_sure_than_a_crack() -> None:
     valid = torch.ones(1, 32, 32)
     assert foreground_sureness(logits_of(speck), valid) < foreground_sureness(logits_of(crack), valid)
     assert foreground_sureness(logits_of(crack), 0 * valid) == 0  # what lies outside of the photo does not count
+
+
+def test_an_answer_with_too_much_foreground_does_not_count() -> None:
+    def shadow_at_half_size(image: Tensor) -> Tensor:
+        """Half of the image, and very sure, at half the size; a thin bar otherwise."""
+        found = torch.zeros(len(image), *image.shape[2:])
+        if image.shape[2] == 32:
+            found[:, :16] = 0.99
+        else:
+            found[:, :2] = 0.7
+        return logits_of(found)
+
+    image, valid = bars(4), torch.ones(1, 64, 64)
+    assert surest_zoom(shadow_at_half_size, image, valid, (0.5, 1.0)).zoom.tolist() == [0.5]
+    bounded = surest_zoom(shadow_at_half_size, image, valid, (0.5, 1.0), most=0.1)
+    assert bounded.zoom.tolist() == [1.0] and bounded.plausible.all()
+    nowhere = surest_zoom(shadow_at_half_size, image, valid, (0.5,), most=0.1)
+    assert nowhere.plausible.tolist() == [False]  # such a photo teaches nothing
 
 
 def test_thin_structures_get_zooms_and_others_do_not() -> None:

@@ -12,7 +12,7 @@ from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 
 BINS = 256  # of the foreground probability
 FORGETTING = 0.98  # per batch: thresholds follow the last 50 batches or so, since a batch of crops alone may hold no crack
-LOWEST, HIGHEST = 0.3, 0.99  # of the foreground threshold, whatever share it would take
+LOWEST, HIGHEST = 0.5, 0.99  # of the foreground threshold, whatever share it would take
 BACKGROUND_AT_MOST = 0.5
 
 

@@ -26,8 +26,8 @@ from hrda_core.adaptation.pseudo_labels import (
 )
 from hrda_core.adaptation.teacher import Teacher
 from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
-from hrda_core.adaptation.zooms import surest_logits
-from hrda_core.config import TrainConfig
+from hrda_core.adaptation.zooms import surest_zoom
+from hrda_core.config import AUTO, TrainConfig
 from hrda_core.data.photometric import ColourJitter, gaussian_blur, jitter
 from hrda_core.models.hrda import HRDA, Box, HRDAOutput
 
@@ -146,19 +146,20 @@ def _learn(
 
 
 def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
-    rule = learner.config.adaptation
+    rule, valid = learner.config.adaptation, target.valid
     with _autocast(learner, target.image):
-        if rule.teacher_zooms == (1.0,):
+        if rule.teacher_zooms in ((), (1.0,)) and rule.most_foreground in (AUTO, 1):
             logits = learner.teacher.logits(target.image)
         else:
-            logits, _ = surest_logits(learner.teacher.logits, target.image, target.valid, rule.teacher_zooms)
+            seen = surest_zoom(learner.teacher.logits, target.image, valid, rule.teacher_zooms, rule.most_foreground)
+            logits, valid = seen.logits, valid * seen.plausible.view(-1, 1, 1)
     if rule.pseudo_labels == "prior-band":
-        pseudo = prior_band(logits, target.valid, learner.foreground, rule.foreground_share, rule.ignored_share, learner.batch)
+        pseudo = prior_band(logits, valid, learner.foreground, rule.foreground_share, rule.ignored_share, learner.batch)
     elif rule.pseudo_labels == "band":
         pseudo = uncertain_band(logits, rule.band_foreground, rule.band_background)
     else:
         pseudo = confident_fraction(logits, rule.pseudo_threshold, learner.batch)
-    return without_margins(pseudo, target.valid, rule.pseudo_ignore_top, rule.pseudo_ignore_bottom)
+    return without_margins(pseudo, valid, rule.pseudo_ignore_top, rule.pseudo_ignore_bottom)
 
 
 def _mix(learner: Learner, source: SourceBatch, target: TargetBatch, pseudo: PseudoLabels, draws: Draws) -> Mixed:

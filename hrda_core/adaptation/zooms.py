@@ -8,6 +8,7 @@ real cracks: README). The student then learns the answer at the photo's own size
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,22 @@ from hrda_core.models.daformer_head import resize
 FEW = 20.0  # pixels by which the mean is damped: a speck of a few sure pixels must not decide
 
 
-def surest_logits(
-    predict: Callable[[Tensor], Tensor], image: Tensor, valid: Tensor, zooms: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """(N, 3, H, W) -> logits (N, C, H, W) at the zoom that is surest for each image, and that zoom (N,).
+class Seen(NamedTuple):
+    """What the teacher says of a batch. logits: (N, C, H, W). zoom: (N,), at which. plausible: (N,) bool, at any zoom."""
 
-    Class 0 is background. Where no zoom finds foreground, the one nearest to 1 counts. valid: (N, H, W), 0 outside of the photo.
+    logits: Tensor
+    zoom: Tensor
+    plausible: Tensor
+
+
+def surest_zoom(
+    predict: Callable[[Tensor], Tensor], image: Tensor, valid: Tensor, zooms: Sequence[float], most: float = 1.0
+) -> Seen:
+    """(N, 3, H, W) -> the answer at the zoom that is surest for each image. Class 0 is background.
+
+    Args:
+        valid: (N, H, W), 0 outside of the photo.
+        most: share of a photo that can be foreground; an answer with more is a mistake, such as a shadow taken for a crack.
     """
     height, width = image.shape[2:]
     ordered = sorted(zooms, key=lambda zoom: max(zoom, 1 / zoom))  # of equally sure ones the first is taken
@@ -31,20 +42,24 @@ def surest_logits(
     for zoom in ordered:
         size = zoomed_size(height, width, zoom)
         seen = image if size == (height, width) else F.interpolate(image, size, mode="bilinear", antialias=zoom < 1)
-        logits = resize(predict(seen).float(), (height, width))
-        answers.append(logits)
-        sureness.append(foreground_sureness(logits, valid))
-    best = torch.stack(sureness).argmax(dim=0)
-    chosen = torch.stack(answers)[best, torch.arange(len(image), device=image.device)]
-    return chosen, image.new_tensor(ordered)[best]
+        answers.append(resize(predict(seen).float(), (height, width)))
+        sureness.append(foreground_sureness(answers[-1], valid, most))
+    best = torch.stack(sureness).max(dim=0)
+    chosen = torch.stack(answers)[best.indices, torch.arange(len(image), device=image.device)]
+    return Seen(chosen, image.new_tensor(ordered)[best.indices], best.values >= 0)
 
 
-def foreground_sureness(logits: Tensor, valid: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N,): mean probability of foreground where it is above one half; 0 where it nowhere is."""
-    foreground = (1 - logits.softmax(dim=1)[:, 0]) * (valid > 0)
+def foreground_sureness(logits: Tensor, valid: Tensor, most: float = 1.0) -> Tensor:
+    """(N, C, H, W) -> (N,): mean probability of foreground where it is above one half.
+
+    0 where it nowhere is, -1 where it is so in more than the share `most` of the photo.
+    """
+    inside = valid > 0
+    foreground = (1 - logits.softmax(dim=1)[:, 0]) * inside
     found = foreground > 0.5
-    total: Tensor = (foreground * found).sum(dim=(1, 2)) / (found.sum(dim=(1, 2)) + FEW)
-    return total
+    pixels = found.sum(dim=(1, 2))
+    mean = (foreground * found).sum(dim=(1, 2)) / (pixels + FEW)
+    return torch.where(pixels > most * inside.sum(dim=(1, 2)), -torch.ones_like(mean), mean)
 
 
 def zoomed_size(height: int, width: int, zoom: float) -> tuple[int, int]:
