@@ -50,6 +50,8 @@ PUBLISHED = {
     "adaptation.source_warmup": 0,
     "adaptation.teacher_alpha": 0.999,
     "adaptation.teacher_norm": "batch",
+    "adaptation.teacher_zooms": (1.0,),
+    "adaptation.most_foreground": 1.0,
     "adaptation.pseudo_labels": "confident-fraction",
     "adaptation.pseudo_threshold": 0.968,
     "adaptation.pseudo_ignore_top": 0,
