@@ -62,6 +62,7 @@ class AdaptationConfig:
     foreground_share: float = -1.0  # prior-band: share of the target that becomes foreground; -1 = as in the labels
     most_foreground: float = -1.0  # photos of which the teacher finds more are ignored; -1 = 3 of 4 labelled images have less
     ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
+    pseudo_dice_weight: float = 0.0  # soft Dice on pseudo-labels, beside the cross entropy
     pseudo_ignore_top: int = 0  # rows of the crop whose pseudo-labels get weight 0
     pseudo_ignore_bottom: int = 0
     margin_top: float = 0.0  # share of the photo's height without pseudo-labels (Cityscapes: the car's hood)
@@ -126,6 +127,7 @@ class AdaptationConfig:
             "foreground_paste_margin",
             "feature_distance_weight",
             "mask_weight",
+            "pseudo_dice_weight",
         ):
             check(getattr(self, name) >= 0, f"adaptation.{name}", getattr(self, name), "must not be negative")
         check(self.mask_block >= 1, "adaptation.mask_block", self.mask_block, "use at least 1 pixel")

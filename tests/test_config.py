@@ -156,6 +156,7 @@ OUT_OF_RANGE = [
     ("inference.detail_overlap", 1.0),
     ("adaptation.teacher_zooms", (20.0,)),
     ("adaptation.most_foreground", 1.5),
+    ("adaptation.pseudo_dice_weight", -0.1),
     ("model.detail_loss_weight", 1.5),
     ("model.context_loss_weight", -0.1),
     ("data.crop_height", 32),

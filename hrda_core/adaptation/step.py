@@ -120,7 +120,7 @@ def _learn(
     model, rule = learner.config.model, learner.config.adaptation
     parts = image.chunk(learner.config.optimisation.accumulation)
     box = draws.detail_box(stream, image.shape[2], image.shape[3]) if model.multi_resolution else None
-    dice = learner.config.optimisation.dice_weight if stream == "source" else 0.0
+    dice = learner.config.optimisation.dice_weight if stream == "source" else rule.pseudo_dice_weight
     log: dict[str, Tensor] = {}
     weights = [None] * len(parts) if weight is None else weight.chunk(len(parts))
     for images, labels, pixel_weight in zip(parts, label.chunk(len(parts)), weights, strict=True):
