@@ -184,6 +184,7 @@ class InferenceConfig:
     detail_overlap: float = 0.0  # and, within a window, detail windows; 0.5 as published takes over twice as long
     blending: str = "smooth"  # of overlapping windows: "smooth" (their middle counts more), or "average" as published
     flips: bool = False  # average with the mirrored image: twice the time, a little better
+    zooms: tuple[float, ...] = (1.0,)  # sizes at which each photo is looked at; it is predicted at the surest one
     tile_batch: int = 4  # windows that go through the network at once
     network: str = "teacher"  # which of the two networks is selected by default: "teacher" or "student"
     tune_thresholds: bool = True  # choose each class's threshold on the validation set; argmax stays available
@@ -193,6 +194,8 @@ class InferenceConfig:
         for name in ("overlap", "detail_overlap"):
             check(0 <= getattr(self, name) < 1, f"inference.{name}", getattr(self, name), "use 0 up to, not including, 1")
         one_of("inference.blending", self.blending, ("smooth", "average"))
+        in_range = bool(self.zooms) and all(0.1 <= zoom <= 10 for zoom in self.zooms)
+        check(in_range, "inference.zooms", self.zooms, "use factors from 0.1 to 10")
         check(self.tile_batch >= 1, "inference.tile_batch", self.tile_batch, "use at least 1")
         one_of("inference.network", self.network, ("teacher", "student"))
         for name in ("window_height", "window_width"):
@@ -285,6 +288,8 @@ class TrainConfig:
         for name, plain in (("teacher_zooms", (1.0,)), ("most_foreground", 1.0)):
             value = getattr(settled, name)
             check(has_background or value == plain, f"adaptation.{name}", value, fix)
+        zooms = self.inference.zooms
+        check(has_background or len(zooms) == 1, "inference.zooms", zooms, "several need a class named 'background' at index 0")
         check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)
         return replace(self, adaptation=settled)
 

@@ -155,6 +155,8 @@ OUT_OF_RANGE = [
     ("model.detail_overlap", -0.5),
     ("inference.detail_overlap", 1.0),
     ("adaptation.teacher_zooms", (20.0,)),
+    ("inference.zooms", ()),
+    ("inference.zooms", (0.0,)),
     ("adaptation.most_foreground", 1.5),
     ("adaptation.pseudo_dice_weight", -0.1),
     ("model.detail_loss_weight", 1.5),

@@ -83,6 +83,7 @@ PUBLISHED = {
     # inference
     "inference.overlap": 0.5,
     "inference.detail_overlap": 0.5,
+    "inference.zooms": (1.0,),
     "inference.blending": "average",
     "inference.flips": False,
     "inference.network": "student",

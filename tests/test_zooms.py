@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from test_predictor import checkpoint, photo
 from tiny_runs import cracks, tiny
 from torch import Tensor
 
 from hrda_core import TrainConfig, train
 from hrda_core.adaptation.teacher import Teacher
-from hrda_core.adaptation.zooms import foreground_sureness, surest_zoom
+from hrda_core.adaptation.zooms import surest_zoom
+from hrda_core.inference.image_bands import probability_bands
+from hrda_core.inference.predictor import Predictor
+from hrda_core.inference.preprocessing import Preprocessing
+from hrda_core.models.sureness import foreground_found, sureness
 
 
 def logits_of(foreground: Tensor) -> Tensor:
@@ -60,8 +67,8 @@ def test_a_speck_is_less_sure_than_a_crack() -> None:
     speck, crack = torch.zeros(1, 32, 32), torch.zeros(1, 32, 32)
     speck[0, 3, 3], crack[0, 10:14] = 0.99, 0.9
     valid = torch.ones(1, 32, 32)
-    assert foreground_sureness(logits_of(speck), valid) < foreground_sureness(logits_of(crack), valid)
-    assert foreground_sureness(logits_of(crack), 0 * valid) == 0  # what lies outside of the photo does not count
+    assert sureness(*foreground_found(logits_of(speck), valid)) < sureness(*foreground_found(logits_of(crack), valid))
+    assert sureness(*foreground_found(logits_of(crack), 0 * valid)) == 0  # what lies outside of the photo does not count
 
 
 def test_an_answer_with_too_much_foreground_does_not_count() -> None:
@@ -109,3 +116,38 @@ def test_in_training_the_teacher_sees_crops_at_every_zoom(tmp_path: Path, monkey
     monkeypatch.setattr(Teacher, "logits", watched)
     train(tiny(), cracks(3, 0), cracks(3, 1, masks=False), directory=tmp_path)
     assert seen == {(45, 45), (90, 90)}  # of crops of 64
+
+
+# --- in prediction
+
+
+class WidthNetwork:
+    device = torch.device("cpu")
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        return network_that_knows_width(windows)
+
+
+@pytest.mark.parametrize(("width", "zoom"), [(4, 2.0), (8, 1.0), (16, 0.5)])
+def test_a_photo_is_predicted_at_the_size_that_suits_the_network(width: int, zoom: float) -> None:
+    pixels = (bars(width)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    several = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0, 0, (128, 128), 0.0, zooms=(0.5, 1.0, 2.0))
+    known = replace(several, zooms=(zoom,))
+    ours, expected = ([band.probabilities for band in probability_bands(WidthNetwork(), pixels, p)] for p in (several, known))
+    np.testing.assert_array_equal(np.concatenate(ours, axis=1), np.concatenate(expected, axis=1))
+
+
+def test_a_predictor_takes_zooms_and_says_which_do_not_fit() -> None:
+    content, pixels = checkpoint(), photo(100, 120)
+    one, several = (Predictor(content, "cpu", zooms=zooms).probabilities(pixels) for zooms in ([1.0], [0.5, 1.0]))
+    half = Predictor(content, "cpu", zooms=[0.5]).probabilities(pixels)
+    assert np.array_equal(several, one) or np.array_equal(several, half)
+    assert not np.array_equal(one, half)
+    with pytest.raises(ValueError, match=r"zooms=\(0.0,\): use factors from 0.1 to 10"):
+        Predictor(content, "cpu", zooms=[0.0])
+
+
+def test_several_zooms_need_a_background() -> None:
+    config = TrainConfig().updated({"inference": {"zooms": [0.5, 1.0]}})
+    with pytest.raises(ValueError, match=r"inference.zooms=\(0.5, 1.0\): several need a class named 'background'"):
+        config.resolve(19, False, 1.0)

@@ -1,8 +1,6 @@
-"""At which size the teacher sees a target photo: each one at several, of which the surest counts.
+"""The teacher sees each target photo at several sizes, of which the surest counts (models/sureness.py).
 
-Photos of one project are taken from different distances, and annotators of a source draw cracks of a certain width; a network
-finds what is as large as in its source. Where it sees a photo at the size that suits it, its foreground is surest (measured on
-real cracks: README). The student then learns the answer at the photo's own size.
+The student then learns the answer at the photo's own size.
 """
 
 from __future__ import annotations
@@ -15,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrda_core.models.daformer_head import resize
-
-FEW = 20.0  # pixels by which the mean is damped: a speck of a few sure pixels must not decide
+from hrda_core.models.sureness import foreground_found, nearest_to_one, sureness
 
 
 class Seen(NamedTuple):
@@ -30,36 +27,25 @@ class Seen(NamedTuple):
 def surest_zoom(
     predict: Callable[[Tensor], Tensor], image: Tensor, valid: Tensor, zooms: Sequence[float], most: float = 1.0
 ) -> Seen:
-    """(N, 3, H, W) -> the answer at the zoom that is surest for each image. Class 0 is background.
+    """(N, 3, H, W) -> the answer at the zoom that is surest for each image.
 
     Args:
         valid: (N, H, W), 0 outside of the photo.
         most: share of a photo that can be foreground; an answer with more is a mistake, such as a shadow taken for a crack.
     """
     height, width = image.shape[2:]
-    ordered = sorted(zooms, key=lambda zoom: max(zoom, 1 / zoom))  # of equally sure ones the first is taken
-    answers, sureness = [], []
+    ordered = nearest_to_one(zooms)
+    answers, scores = [], []
     for zoom in ordered:
         size = zoomed_size(height, width, zoom)
         seen = image if size == (height, width) else F.interpolate(image, size, mode="bilinear", antialias=zoom < 1)
         answers.append(resize(predict(seen).float(), (height, width)))
-        sureness.append(foreground_sureness(answers[-1], valid, most))
-    best = torch.stack(sureness).max(dim=0)
+        probability, pixels = foreground_found(answers[-1], valid)
+        too_much = pixels > most * (valid > 0).sum(dim=(1, 2))
+        scores.append(torch.where(too_much, -1.0, sureness(probability, pixels)))
+    best = torch.stack(scores).max(dim=0)
     chosen = torch.stack(answers)[best.indices, torch.arange(len(image), device=image.device)]
     return Seen(chosen, image.new_tensor(ordered)[best.indices], best.values >= 0)
-
-
-def foreground_sureness(logits: Tensor, valid: Tensor, most: float = 1.0) -> Tensor:
-    """(N, C, H, W) -> (N,): mean probability of foreground where it is above one half.
-
-    0 where it nowhere is, -1 where it is so in more than the share `most` of the photo.
-    """
-    inside = valid > 0
-    foreground = (1 - logits.softmax(dim=1)[:, 0]) * inside
-    found = foreground > 0.5
-    pixels = found.sum(dim=(1, 2))
-    mean = (foreground * found).sum(dim=(1, 2)) / (pixels + FEW)
-    return torch.where(pixels > most * inside.sum(dim=(1, 2)), -torch.ones_like(mean), mean)
 
 
 def zoomed_size(height: int, width: int, zoom: float) -> tuple[int, int]:

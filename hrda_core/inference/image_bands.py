@@ -16,6 +16,7 @@ from hrda_core.data.samples import Image
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.resampling import resized_bands, resized_rows
 from hrda_core.inference.tiling import logit_bands
+from hrda_core.inference.zoom_choice import surest_zoom
 from hrda_core.models.half_weights import half_weights
 from hrda_core.models.hrda import HRDA, Box
 from hrda_core.models.recording import RecordedPrediction
@@ -123,9 +124,9 @@ class ImageWindows:
     Scaled strips are made when a window of another row is asked for; nothing is made of the image as a whole.
     """
 
-    def __init__(self, image: Image, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(self, image: Image, preprocessing: Preprocessing, device: torch.device, zoom: float = 1.0) -> None:
         self.image = image
-        self.size = preprocessing.network_size(*image.shape[:2])
+        self.size = preprocessing.network_size(image.shape[0], image.shape[1], zoom)
         self.device = device
         self.mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
@@ -146,7 +147,12 @@ def probability_bands(network: Network, image: Image, preprocessing: Preprocessi
 
     Logits are resized, never labels; softmax comes last. Flips average logits: one buffer then serves both views.
     """
-    read = ImageWindows(image, preprocessing, network.device)
+    views = [ImageWindows(image, preprocessing, network.device, zoom) for zoom in preprocessing.zooms]
+    read = views[0]
+    if len(views) > 1:
+        sizes = [(zoom, view.size, view) for zoom, view in zip(preprocessing.zooms, views, strict=True)]
+        zoom = surest_zoom(network, sizes, preprocessing.window, preprocessing.overlap)
+        read = views[preprocessing.zooms.index(zoom)]
     bands = logit_bands(read, network, read.size, preprocessing.tiling)
     for top, logits in resized_bands(bands, read.size, (image.shape[0], image.shape[1])):
         yield ProbabilityBand(top, np.asarray(logits[0].softmax(dim=0).cpu().numpy()))

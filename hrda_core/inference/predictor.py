@@ -57,7 +57,7 @@ class Predictor:
         network: "selected", "student" or "teacher".
         thresholds: "tuned" (those stored in the checkpoint, argmax where there are none), "argmax", or one number per
             foreground class (per class where there is no background).
-        blending, flips, tile_batch, overlap, window: see `Preprocessing`; None is what the checkpoint was measured with.
+        blending, flips, tile_batch, overlap, window, zooms: see `Preprocessing`; None is what the checkpoint was measured with.
         compile: runs the network by torch.compile. The first windows of every size then take minutes, so it pays for many photos
             of at least one window; where it fails, a warning says why and the network runs without it.
 
@@ -78,6 +78,7 @@ class Predictor:
         overlap: float | None = None,
         window: tuple[int, int] | None = None,
         compile: bool = False,
+        zooms: Sequence[float] | None = None,
     ) -> None:
         content = checkpoint if isinstance(checkpoint, Mapping) else load_checkpoint(checkpoint)
         self.device = choose_device(device)
@@ -86,7 +87,16 @@ class Predictor:
         self.classes = tuple(ClassInfo(c["name"], tuple(c["color"]), c["value"]) for c in content["classes"])
         self.has_background = bool(content["preprocessing"]["has_background"])
         plain = {key: value for key, value in content["preprocessing"].items() if key != "has_background"}
-        wanted = {"blending": blending, "flips": flips, "tile_batch": tile_batch, "overlap": overlap, "window": window}
+        if zooms is not None and len(zooms) > 1 and not self.has_background:
+            raise ValueError(f"zooms={tuple(zooms)}: several need a class named 'background' at index 0; use one")
+        wanted = {
+            "zooms": None if zooms is None else tuple(zooms),
+            "blending": blending,
+            "flips": flips,
+            "tile_batch": tile_batch,
+            "overlap": overlap,
+            "window": window,
+        }
         changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
         self.preprocessing = replace(Preprocessing.from_plain(plain), **changes)
         self.network = WindowNetwork(self.model, self.device, self.autocast, self.preprocessing.tile_batch)

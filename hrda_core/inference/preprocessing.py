@@ -10,6 +10,7 @@ from hrda_core.data.crops import scale_of
 from hrda_core.inference.tiling import BLENDINGS, Tiling
 
 SMALLEST_WINDOW = 64
+SMALLEST_ZOOM, LARGEST_ZOOM = 0.1, 10
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,9 @@ class Preprocessing:
     """How an image reaches the network; stored in the checkpoint as plain types.
 
     scale, fit_short, fit_long: see `DataConfig`. window: (height, width) of the sliding window. overlap: share of it.
-    blending, flips: see `Tiling`. tile_batch: windows per pass of the network. The defaults of these three are what
-    checkpoints were measured with that were written before the fields existed.
+    blending, flips: see `Tiling`. tile_batch: windows per pass of the network. zooms: sizes at which a photo is looked at, of
+    which the surest one counts. The defaults of these four are what checkpoints were measured with that were written before
+    the fields existed.
 
     Raises:
         ValueError: a value out of range.
@@ -34,6 +36,7 @@ class Preprocessing:
     blending: str = "average"
     flips: bool = False
     tile_batch: int = 4
+    zooms: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if len(self.window) != 2 or min(self.window) < SMALLEST_WINDOW:
@@ -44,14 +47,16 @@ class Preprocessing:
             raise ValueError(f"blending={self.blending!r}: use {' or '.join(map(repr, BLENDINGS))}")
         if self.tile_batch < 1:
             raise ValueError(f"tile_batch={self.tile_batch}: use at least 1")
+        if not self.zooms or not all(SMALLEST_ZOOM <= zoom <= LARGEST_ZOOM for zoom in self.zooms):
+            raise ValueError(f"zooms={tuple(self.zooms)}: use factors from {SMALLEST_ZOOM} to {LARGEST_ZOOM}")
 
     @property
     def tiling(self) -> Tiling:
         return Tiling(self.window, self.overlap, self.blending, self.flips, self.tile_batch)
 
-    def network_size(self, height: int, width: int) -> tuple[int, int]:
+    def network_size(self, height: int, width: int, zoom: float = 1.0) -> tuple[int, int]:
         """(height, width) at which the network sees an image of height x width pixels."""
-        scale = scale_of(height, width, self.scale, self.fit_short, self.fit_long)
+        scale = zoom * scale_of(height, width, self.scale, self.fit_short, self.fit_long)
         return (max(round(height * scale), 1), max(round(width * scale), 1))
 
     @staticmethod

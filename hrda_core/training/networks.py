@@ -89,6 +89,7 @@ def preprocessing_of(config: TrainConfig, student: HRDA) -> Preprocessing:
         blending=inference.blending,
         flips=inference.flips,
         tile_batch=inference.tile_batch,
+        zooms=inference.zooms,
     )
 
 

@@ -1,0 +1,32 @@
+"""At which size a photo is predicted: of several, the one at which the network is surest (models/sureness.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hrda_core.models.hrda import Box, window_boxes
+from hrda_core.models.sureness import foreground_found, nearest_to_one, sureness
+
+WINDOWS = 9  # of a photo are looked at, spread over it, so that a large one does not take several times as long
+
+
+def surest_zoom(
+    network: Callable[[Tensor], Tensor],
+    sizes: Sequence[tuple[float, tuple[int, int], Callable[[Box], Tensor]]],
+    window: tuple[int, int],
+    overlap: float,
+) -> float:
+    """Of `sizes`, each a zoom, the (height, width) of the photo at it, and what reads a window (1, 3, h, w) of it there."""
+    known = {zoom: (size, read) for zoom, size, read in sizes}
+    ordered = nearest_to_one(list(known))
+    scores = []
+    for zoom in ordered:
+        size, read = known[zoom]
+        boxes = window_boxes(*size, window, overlap)
+        step = max(len(boxes) / WINDOWS, 1)
+        found = [foreground_found(network(read(boxes[int(i * step)]))) for i in range(min(len(boxes), WINDOWS))]
+        scores.append(sureness(torch.cat([p for p, _ in found]).sum(), torch.cat([n for _, n in found]).sum()))
+    return ordered[int(torch.stack(scores).argmax())]
