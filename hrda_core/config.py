@@ -18,7 +18,6 @@ from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_y
 MODES = ("source-only", "adapt", "supervised", "semi-supervised")
 PRECISIONS = ("auto", "fp32", "bf16", "reference")
 AUTO = -1
-THIN_ZOOMS = (0.7, 1.4)  # photos of cracks and wires are taken from all distances
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,15 @@ class AdaptationConfig:
     source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: half, else 0)
     teacher_alpha: float = 0.999  # EMA: min(1 - 1 / (iteration + 1), alpha)
     teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
-    teacher_zooms: tuple[float, ...] = ()  # sizes at which the teacher sees a photo, the surest counts; () = auto
+    teacher_zooms: tuple[float, ...] = (1.0,)  # sizes at which the teacher sees a photo; the surest answer counts
     pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "prior-band" or "band" (uncertain pixels ignored), or "auto"
     pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
     band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
     foreground_share: float = -1.0  # prior-band: share of the target that becomes foreground; -1 = as in the labels
-    most_foreground: float = -1.0  # photos of which the teacher finds more are ignored; -1 = 9 of 10 labelled images have less
+    foreground_at_least: float = 0.3  # prior-band: probability of what may become foreground, whatever the share
+    most_foreground: float = 1.0  # photos of which the teacher finds a larger share are ignored
     ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
-    pseudo_dice_weight: float = 0.0  # soft Dice on pseudo-labels, beside the cross entropy
     pseudo_ignore_top: int = 0  # rows of the crop whose pseudo-labels get weight 0
     pseudo_ignore_bottom: int = 0
     margin_top: float = 0.0  # share of the photo's height without pseudo-labels (Cityscapes: the car's hood)
@@ -92,17 +91,16 @@ class AdaptationConfig:
             "use iterations, or -1 for auto",
         )
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
-        in_range = all(0.1 <= zoom <= 10 for zoom in self.teacher_zooms)
+        in_range = bool(self.teacher_zooms) and all(0.1 <= zoom <= 10 for zoom in self.teacher_zooms)
         check(in_range, "adaptation.teacher_zooms", self.teacher_zooms, "use factors from 0.1 to 10")
         one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
-        for name in ("foreground_share", "most_foreground"):
-            if getattr(self, name) != AUTO:
-                share(f"adaptation.{name}", getattr(self, name))
+        if self.foreground_share != AUTO:
+            share("adaptation.foreground_share", self.foreground_share)
         one_of("adaptation.mixing", self.mixing, ("auto", "class-mix", "foreground", "none"))
         for name in (
             *("teacher_alpha", "pseudo_threshold", "band_foreground", "band_background", "foreground_paste_share"),
             *("jitter_probability", "blur_probability", "feature_distance_min_ratio", "mask_ratio"),
-            "ignored_share",
+            *("ignored_share", "foreground_at_least", "most_foreground"),
         ):
             share(f"adaptation.{name}", getattr(self, name))
         check(0 <= self.jitter_strength <= 0.5, "adaptation.jitter_strength", self.jitter_strength, "use 0 to 0.5")
@@ -127,7 +125,6 @@ class AdaptationConfig:
             "foreground_paste_margin",
             "feature_distance_weight",
             "mask_weight",
-            "pseudo_dice_weight",
         ):
             check(getattr(self, name) >= 0, f"adaptation.{name}", getattr(self, name), "must not be negative")
         check(self.mask_block >= 1, "adaptation.mask_block", self.mask_block, "use at least 1 pixel")
@@ -251,14 +248,12 @@ class TrainConfig:
                 value = getattr(self.data, name)
                 check(value % 32 == 0, f"data.{name}", value, "use a multiple of 32, since the detail crop is half of it")
 
-    def resolve(
-        self, num_classes: int, has_background: bool, foreground_share: float, most_foreground: float = 1.0
-    ) -> TrainConfig:
-        """Settles every "auto". The shares are those of the labelled images: of all together, and what 9 of 10 stay below.
+    def resolve(self, num_classes: int, has_background: bool, foreground_share: float) -> TrainConfig:
+        """Settles every "auto".
 
         Thin structures (one class beside background, or all classes together below 10 % of the labelled pixels) get
-        band pseudo-labels that hold the source's share of foreground, from a teacher that sees photos at several sizes, a
-        warm-up on source and no class mixing, which measurements on cracks support; everything else gets the published rule.
+        band pseudo-labels that hold the source's share of foreground, a warm-up on source and no class mixing, which
+        measurements on cracks support; everything else gets the published rule.
 
         Raises:
             ValueError: a rule that needs a background class, where there is none.
@@ -270,8 +265,6 @@ class TrainConfig:
             source_warmup=(self.optimisation.iterations // 2 if thin else 0) if a.source_warmup == AUTO else a.source_warmup,
             pseudo_labels=("prior-band" if thin else "confident-fraction") if a.pseudo_labels == "auto" else a.pseudo_labels,
             mixing=("none" if thin else "class-mix") if a.mixing == "auto" else a.mixing,
-            teacher_zooms=a.teacher_zooms or (THIN_ZOOMS if thin else (1.0,)),
-            most_foreground=(most_foreground if thin else 1.0) if a.most_foreground == AUTO else a.most_foreground,
         )
         if settled.pseudo_labels == "prior-band" and a.foreground_share == AUTO:
             settled = replace(settled, foreground_share=foreground_share)

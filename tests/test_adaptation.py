@@ -141,6 +141,16 @@ def test_prior_band_labels_the_expected_share_whatever_the_network_is_sure_of(sh
     assert pseudo.labels[0, 0].tolist() == sorted(pseudo.labels[0, 0].tolist(), key=[0, 255, 1].index)
 
 
+def test_below_foreground_at_least_nothing_becomes_foreground() -> None:
+    """A tenth of the pixels at 0.4: enough for the expected share only where the floor is lower."""
+    probability = torch.full((1, 10, 10), 0.01)
+    probability[0, 0] = 0.4
+    logits, valid = torch.stack([torch.zeros_like(probability), torch.logit(probability)], dim=1), torch.ones(1, 10, 10)
+    for lowest, expected in ((0.3, 10), (0.5, 0)):
+        pseudo = prior_band(logits, valid, ForegroundHistogram(), 0.1, 0.0, lowest=lowest)
+        assert int(((pseudo.labels == 1) & (pseudo.weight > 0)).sum()) == expected
+
+
 def test_prior_band_stays_within_what_the_network_may_mean() -> None:
     """A share that would make foreground of what the network denies, or deny what it is sure of, does not count."""
     everywhere = torch.ones(1, 1, 100)

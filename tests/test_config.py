@@ -155,10 +155,11 @@ OUT_OF_RANGE = [
     ("model.detail_overlap", -0.5),
     ("inference.detail_overlap", 1.0),
     ("adaptation.teacher_zooms", (20.0,)),
+    ("adaptation.teacher_zooms", ()),
     ("inference.zooms", ()),
     ("inference.zooms", (0.0,)),
     ("adaptation.most_foreground", 1.5),
-    ("adaptation.pseudo_dice_weight", -0.1),
+    ("adaptation.foreground_at_least", -0.1),
     ("model.detail_loss_weight", 1.5),
     ("model.context_loss_weight", -0.1),
     ("data.crop_height", 32),
@@ -404,8 +405,7 @@ def test_explicit_values_are_kept_on_many_classes() -> None:
 def test_nothing_else_changes() -> None:
     config = TrainConfig()
     resolved = config.resolve(2, True, 0.03)
-    untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0, "teacher_zooms": ()}
-    untouched["most_foreground"] = -1.0
+    untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0}
     assert resolved.updated({"adaptation": untouched}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
 

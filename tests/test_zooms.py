@@ -89,14 +89,6 @@ def test_an_answer_with_too_much_foreground_does_not_count() -> None:
     assert nowhere.plausible.tolist() == [False]  # such a photo teaches nothing
 
 
-def test_thin_structures_get_zooms_and_others_do_not() -> None:
-    config = TrainConfig()
-    assert config.resolve(2, True, 0.03).adaptation.teacher_zooms == (0.7, 1.4)
-    assert config.resolve(19, False, 1.0).adaptation.teacher_zooms == (1.0,)
-    own = config.updated({"adaptation": {"teacher_zooms": [0.5, 1.0]}})
-    assert own.resolve(2, True, 0.03).adaptation.teacher_zooms == (0.5, 1.0)
-
-
 def test_zooms_need_a_background_and_must_be_in_range() -> None:
     config = TrainConfig().updated({"adaptation": {"teacher_zooms": [0.5, 1.0]}})
     with pytest.raises(ValueError, match=r"adaptation.teacher_zooms=\(0.5, 1.0\): needs a class named 'background'"):
@@ -114,7 +106,7 @@ def test_in_training_the_teacher_sees_crops_at_every_zoom(tmp_path: Path, monkey
         return plain(teacher, image)
 
     monkeypatch.setattr(Teacher, "logits", watched)
-    train(tiny(), cracks(3, 0), cracks(3, 1, masks=False), directory=tmp_path)
+    train(tiny({"adaptation": {"teacher_zooms": [0.7, 1.4]}}), cracks(3, 0), cracks(3, 1, masks=False), directory=tmp_path)
     assert seen == {(45, 45), (90, 90)}  # of crops of 64
 
 

@@ -12,7 +12,7 @@ from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 
 BINS = 256  # of the foreground probability
 FORGETTING = 0.98  # per batch: thresholds follow the last 50 batches or so, since a batch of crops alone may hold no crack
-LOWEST, HIGHEST = 0.5, 0.99  # of the foreground threshold, whatever share it would take
+LOWEST, HIGHEST = 0.3, 0.99  # of the foreground threshold, whatever share it would take
 BACKGROUND_AT_MOST = 0.5
 
 
@@ -67,7 +67,13 @@ class ForegroundHistogram:
 
 
 def prior_band(
-    logits: Tensor, valid: Tensor, histogram: ForegroundHistogram, share: float, ignored: float, batch: WholeBatch = ALONE
+    logits: Tensor,
+    valid: Tensor,
+    histogram: ForegroundHistogram,
+    share: float,
+    ignored: float,
+    batch: WholeBatch = ALONE,
+    lowest: float = LOWEST,
 ) -> PseudoLabels:
     """`uncertain_band` with thresholds by which `share` of the target is foreground, and `ignored` of it neither.
 
@@ -75,7 +81,7 @@ def prior_band(
     more and more. The expected share holds it where it is, from both sides. Notes the batch in the histogram.
     """
     histogram.note(1 - logits.float().softmax(dim=1)[:, 0], valid, batch)
-    foreground = min(max(histogram.threshold(share), LOWEST), HIGHEST)
+    foreground = min(max(histogram.threshold(share), lowest), max(lowest, HIGHEST))
     background = min(histogram.threshold(share + ignored), foreground, BACKGROUND_AT_MOST)
     return uncertain_band(logits, foreground, background)
 

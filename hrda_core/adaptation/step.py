@@ -27,7 +27,7 @@ from hrda_core.adaptation.pseudo_labels import (
 from hrda_core.adaptation.teacher import Teacher
 from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 from hrda_core.adaptation.zooms import surest_zoom
-from hrda_core.config import AUTO, TrainConfig
+from hrda_core.config import TrainConfig
 from hrda_core.data.photometric import ColourJitter, gaussian_blur, jitter
 from hrda_core.models.hrda import HRDA, Box, HRDAOutput
 
@@ -120,7 +120,7 @@ def _learn(
     model, rule = learner.config.model, learner.config.adaptation
     parts = image.chunk(learner.config.optimisation.accumulation)
     box = draws.detail_box(stream, image.shape[2], image.shape[3]) if model.multi_resolution else None
-    dice = learner.config.optimisation.dice_weight if stream == "source" else rule.pseudo_dice_weight
+    dice = learner.config.optimisation.dice_weight if stream == "source" else 0.0
     log: dict[str, Tensor] = {}
     weights = [None] * len(parts) if weight is None else weight.chunk(len(parts))
     for images, labels, pixel_weight in zip(parts, label.chunk(len(parts)), weights, strict=True):
@@ -148,13 +148,14 @@ def _learn(
 def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
     rule, valid = learner.config.adaptation, target.valid
     with _autocast(learner, target.image):
-        if rule.teacher_zooms in ((), (1.0,)) and rule.most_foreground in (AUTO, 1):
+        if rule.teacher_zooms == (1.0,) and rule.most_foreground == 1:
             logits = learner.teacher.logits(target.image)
         else:
             seen = surest_zoom(learner.teacher.logits, target.image, valid, rule.teacher_zooms, rule.most_foreground)
             logits, valid = seen.logits, valid * seen.plausible.view(-1, 1, 1)
     if rule.pseudo_labels == "prior-band":
-        pseudo = prior_band(logits, valid, learner.foreground, rule.foreground_share, rule.ignored_share, learner.batch)
+        shares = (rule.foreground_share, rule.ignored_share)
+        pseudo = prior_band(logits, valid, learner.foreground, *shares, learner.batch, rule.foreground_at_least)
     elif rule.pseudo_labels == "band":
         pseudo = uncertain_band(logits, rule.band_foreground, rule.band_background)
     else:

@@ -33,7 +33,7 @@ def record(learner: Learner) -> None:
     teacher: RecordedShapes | None = None
     if config.mode in ("adapt", "semi-supervised"):
         height, width = image.shape[2:]
-        sizes = {zoomed_size(height, width, zoom) for zoom in config.adaptation.teacher_zooms or (1.0,)}
+        sizes = {zoomed_size(height, width, zoom) for zoom in config.adaptation.teacher_zooms}
         with _state_kept(learner.teacher.network):
             examples = [image.new_zeros((*image.shape[:2], *size)) for size in sizes]
             teacher = RecordedShapes(learner.teacher.network.logits, examples, learner.autocast, pool)

@@ -81,15 +81,8 @@ def prepare(
     )
     data = RunData(config, training, photos, validation)
     foreground_share = sum(data.class_fractions()[1:])
-    settled = config.resolve(len(data.classes), data.has_background, foreground_share, _most_foreground(pixels))
+    settled = config.resolve(len(data.classes), data.has_background, foreground_share)
     return RunData(settled, training, photos, validation)
-
-
-def _most_foreground(pixels: NDArray[np.int64]) -> float:
-    """What nine in ten of the images that hold foreground (classes 1 and up) have less of, as a share of their pixels."""
-    shares = pixels[:, 1:-1].sum(axis=1) / np.maximum(pixels[:, :-1].sum(axis=1), 1)
-    holding = shares[shares > 0]
-    return float(np.quantile(holding, 0.9)) if len(holding) else 1.0
 
 
 def _tell_progress(tell: Listener, done: int, total: int) -> None:
