@@ -18,21 +18,20 @@ from hrda_core.training.harm import no_foreground_notice
 from hrda_core.training.run_report import write_run_report
 
 
-def scores(agreement: float, foreground: float) -> LabelFreeScores:
-    return LabelFreeScores(agreement, 1.0, 1.0, 0.0, 0.0, (1 - foreground, foreground))
+def scores(sure: float, foreground: float) -> LabelFreeScores:
+    return LabelFreeScores(1.0, 1.0, 1.0, 1 - sure, 0.0, (1 - foreground, foreground))
 
 
-def test_agreement_counts_where_the_share_of_foreground_is_plausible() -> None:
-    assert selection_score(scores(0.8, 0.03), 0.03) == 0.8
-    assert selection_score(scores(0.8, 0.011), 0.03) == 0.8  # a third, and three times as much, still count fully
-    assert selection_score(scores(0.8, 0.085), 0.03) == 0.8
+def test_sure_pixels_count_where_the_share_of_foreground_is_plausible() -> None:
+    for foreground in (0.011, 0.03, 0.085):  # a third, and three times as much, still count fully
+        assert selection_score(scores(0.8, foreground), 0.03) == pytest.approx(0.8)
     assert selection_score(scores(0.8, 0.18), 0.03) == pytest.approx(0.4)
 
 
-def test_networks_that_find_nothing_or_everything_do_not_win_by_agreeing_with_themselves() -> None:
+def test_networks_that_find_nothing_or_everything_do_not_win_by_being_sure() -> None:
     assert selection_score(scores(1.0, 0.0), 0.03) == 0
     assert selection_score(scores(0.99, 1.0), 0.03) < 0.1
-    assert selection_score(scores(0.7, 0.5), None) == 0.7  # no background: every pixel has a class
+    assert selection_score(scores(0.7, 0.5), None) == pytest.approx(0.7)  # no background: every pixel has a class
 
 
 def falling(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
 """Scores of a network on photos without labels: how well its predictions agree with themselves.
 
 Agreement of two probability maps is the soft Jaccard index, sum(min) / sum(max) over the pixels of all photos, averaged over
-the foreground classes (all classes where there is no background): 1 where they are equal. On cracks, agreement under
-scaling followed the true IoU most closely; entropy misleads where predictions collapse, so that the predicted share of
-foreground stands beside it.
+the foreground classes (all classes where there is no background): 1 where they are equal. Uncertain pixels and entropy followed
+the true IoU most closely (README); they mislead where predictions collapse, so that the predicted share of foreground stands
+beside them.
 """
 
 from __future__ import annotations
