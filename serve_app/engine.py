@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hrda_core.data.samples import ClassInfo, Image, check_image
-from hrda_core.inference.image_bands import ProbabilityBand, WindowNetwork, probability_bands, ran_out_of_memory
+from hrda_core.inference.image_bands import ProbabilityBand, probability_bands, ran_out_of_memory
 from hrda_core.inference.predictor import Prediction, Predictor, write_prediction
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.tile_queue import ClientStopped, DeadlinePassed, EngineClosed, RequestNetwork, TileQueue, TileStatistics
@@ -66,8 +66,7 @@ class Engine:
         self.preprocessing: Preprocessing = self._predictor.preprocessing
         self.weights_version: str = self._predictor.weights_version
         self._card = model_card(content, self)
-        network = WindowNetwork(self._predictor.model, self.device, self._predictor.autocast, self.preprocessing.tile_batch)
-        self._queue = TileQueue(network, self.device.type == "cuda" if share_batches is None else share_batches)
+        self._queue = TileQueue(self._predictor.network, self.device.type == "cuda" if share_batches is None else share_batches)
         self._active = 0
         self._idle = threading.Condition()
         self._closed = False

@@ -23,6 +23,11 @@ def record(learner: Learner) -> None:
     Raises:
         RuntimeError: an operation that cannot be recorded, or too little memory.
     """
+    with torch.cuda.device(next(learner.student.parameters()).device):  # recordings are made on the current one
+        _record(learner)
+
+
+def _record(learner: Learner) -> None:
     config, student = learner.config, learner.student
     device = next(student.parameters()).device
     batch = config.optimisation.batch_size

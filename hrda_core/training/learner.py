@@ -76,8 +76,7 @@ def _example(config: TrainConfig, device: torch.device) -> Tensor:
 def record_passes(learner: Learner, notice: Callable[[str], None]) -> None:
     """Or tells why that fails."""
     try:
-        with torch.cuda.device(next(learner.student.parameters()).device):
-            record(learner)
+        record(learner)
     except Exception as error:  # an operation of an encoder that waits for the GPU, or too little memory
         learner.student_forward = learner.teacher.recorded = None
         learner.student.zero_grad(set_to_none=True)
