@@ -30,6 +30,7 @@ from hrda_core.adaptation.zooms import surest_zoom
 from hrda_core.config import TrainConfig
 from hrda_core.data.photometric import ColourJitter, gaussian_blur, jitter
 from hrda_core.models.hrda import HRDA, Box, HRDAOutput
+from hrda_core.models.passes import autocast
 
 
 class SourceBatch(NamedTuple):
@@ -125,7 +126,7 @@ def _learn(
     weights = [None] * len(parts) if weight is None else weight.chunk(len(parts))
     for images, labels, pixel_weight in zip(parts, label.chunk(len(parts)), weights, strict=True):
         share = len(images) / len(image)
-        with _autocast(learner, images):
+        with autocast(images.device, learner.autocast):
             output: HRDAOutput = (learner.student_forward or learner.student)(images, box)
         loss = multi_resolution_loss(
             output, labels, pixel_weight, box, model.detail_loss_weight, model.context_loss_weight, dice, learner.batch
@@ -135,7 +136,7 @@ def _learn(
             losses["loss/source_context"] = loss.context
         total = factor * loss.total
         if distance is not None:
-            with _autocast(learner, images):
+            with autocast(images.device, learner.autocast):
                 far = distance(output.features, images, labels, learner.batch)
             losses["loss/feature_distance"] = rule.feature_distance_weight * far
             total = total + losses["loss/feature_distance"]
@@ -147,7 +148,7 @@ def _learn(
 
 def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
     rule, valid = learner.config.adaptation, target.valid
-    with _autocast(learner, target.image):
+    with autocast(target.image.device, learner.autocast):
         if rule.teacher_zooms == (1.0,) and rule.most_foreground == 1:
             logits = learner.teacher.logits(target.image)
         else:
@@ -203,7 +204,3 @@ def _foreground_share(pseudo: PseudoLabels, batch: WholeBatch) -> Tensor:
     found, all_of_them = batch.sum(torch.stack([foreground.float().sum(), trusted.float().sum()]))
     share: Tensor = found / all_of_them.clamp(min=1)
     return share
-
-
-def _autocast(learner: Learner, image: Tensor) -> torch.autocast:
-    return torch.autocast(image.device.type, dtype=learner.autocast or torch.bfloat16, enabled=learner.autocast is not None)

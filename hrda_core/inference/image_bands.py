@@ -19,6 +19,7 @@ from hrda_core.inference.tiling import logit_bands
 from hrda_core.inference.zoom_choice import surest_zoom
 from hrda_core.models.half_weights import half_weights
 from hrda_core.models.hrda import HRDA, Box
+from hrda_core.models.passes import autocast
 from hrda_core.models.recording import RecordedPrediction
 
 FREQUENT = 3  # passes of a shape, from which on it is recorded
@@ -106,8 +107,8 @@ class WindowNetwork:
             torch.cuda.empty_cache()
 
 
-def _logits_of(model: HRDA, autocast: torch.dtype | None, windows: Tensor) -> Tensor:
-    with torch.autocast(windows.device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+def _logits_of(model: HRDA, precision: torch.dtype | None, windows: Tensor) -> Tensor:
+    with autocast(windows.device, precision):
         return model.logits(windows).float()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hrda_core.models.hrda import HRDA, Box
+from hrda_core.models.passes import autocast, state_kept
 
 BACKEND = "inductor"
 VARIANTS = 64  # of a block's code, by shapes; beyond it would run uncompiled
@@ -48,29 +49,22 @@ def compile_like(ours: nn.Module, theirs: nn.Module) -> None:
     _compile([part for part, original in pairs if original._compiled_call_impl is not None])
 
 
-def train_once(network: HRDA, example: Tensor, autocast: torch.dtype | None) -> None:
-    """Forward and backward pass of (N, 3, H, W) with a detail; statistics, gradients and random numbers stay as they were."""
-    before = [buffer.clone() for buffer in network.buffers()]
+def train_once(network: HRDA, example: Tensor, precision: torch.dtype | None) -> None:
+    """Forward and backward pass of (N, 3, H, W) with a detail, which leaves no trace."""
     height, width = network.detail_size
     box = Box(0, height, 0, width) if network.multi_resolution else None
-    with torch.random.fork_rng(devices=[example.device] if example.device.type == "cuda" else []):
-        with _autocast(example, autocast):
+    with state_kept(network):
+        with autocast(example.device, precision):
             output = network(example, box)
         output.fused.sum().backward()
     network.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for buffer, kept in zip(network.buffers(), before, strict=True):
-            buffer.copy_(kept)
 
 
 @torch.no_grad()
-def predict_once(network: HRDA, example: Tensor, autocast: torch.dtype | None) -> None:
-    """Sliding windows over (N, 3, H, W)."""
-    before = [buffer.clone() for buffer in network.buffers()]
-    with _autocast(example, autocast):
+def predict_once(network: HRDA, example: Tensor, precision: torch.dtype | None) -> None:
+    """Sliding windows over (N, 3, H, W), which leave no trace."""
+    with state_kept(network), autocast(example.device, precision):
         network.logits(example)
-    for buffer, kept in zip(network.buffers(), before, strict=True):
-        buffer.copy_(kept)
 
 
 @contextmanager
@@ -88,7 +82,3 @@ def _compile(parts: Sequence[nn.Module]) -> None:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     for part in parts:
         part.compile(dynamic=False, backend=BACKEND)
-
-
-def _autocast(image: Tensor, dtype: torch.dtype | None) -> torch.autocast:
-    return torch.autocast(image.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrda_core.models.passes import autocast
+
 Pool = Any  # of memory: what torch.cuda.graph_pool_handle gives
 WARM_UP = 3  # passes before the recording, in which libraries choose their algorithms and take their memory
 
@@ -21,14 +23,14 @@ class RecordedPrediction:
     """A function of one tensor of fixed shape, without gradients; another shape takes the plain way."""
 
     def __init__(
-        self, function: Callable[[Tensor], Tensor], example: Tensor, autocast: torch.dtype | None, pool: Pool | None = None
+        self, function: Callable[[Tensor], Tensor], example: Tensor, precision: torch.dtype | None, pool: Pool | None = None
     ) -> None:
         self.function = function
         self.input = example.detach().clone()
         self.graph = torch.cuda.CUDAGraph()
 
         def run() -> Tensor:
-            with torch.no_grad(), gpu_autocast(autocast):
+            with torch.no_grad(), autocast(self.input.device, precision):
                 return function(self.input)
 
         with quiet_stream():
@@ -50,17 +52,13 @@ class RecordedShapes:
     """A function of one tensor, recorded for the shapes of `examples`; other shapes take the plain way."""
 
     def __init__(
-        self, function: Callable[[Tensor], Tensor], examples: Sequence[Tensor], autocast: torch.dtype | None, pool: Pool | None
+        self, function: Callable[[Tensor], Tensor], examples: Sequence[Tensor], precision: torch.dtype | None, pool: Pool | None
     ) -> None:
         self.function = function
-        self.recordings = {example.shape: RecordedPrediction(function, example, autocast, pool) for example in examples}
+        self.recordings = {example.shape: RecordedPrediction(function, example, precision, pool) for example in examples}
 
     def __call__(self, image: Tensor) -> Tensor:
         return self.recordings.get(image.shape, self.function)(image)
-
-
-def gpu_autocast(dtype: torch.dtype | None) -> torch.autocast:
-    return torch.autocast("cuda", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from hrda_core.adaptation.step import Learner
 from hrda_core.adaptation.zooms import zoomed_size
 from hrda_core.models.half_weights import HalfWeights
 from hrda_core.models.hrda import HRDA, BothResolutions, Box, HRDAOutput
-from hrda_core.models.recording import WARM_UP, Pool, RecordedShapes, gpu_autocast, quiet_stream
+from hrda_core.models.passes import autocast, state_kept
+from hrda_core.models.recording import WARM_UP, Pool, RecordedShapes, quiet_stream
 
 
 def record(learner: Learner) -> None:
@@ -39,7 +39,7 @@ def _record(learner: Learner) -> None:
     if config.mode in ("adapt", "semi-supervised"):
         height, width = image.shape[2:]
         sizes = {zoomed_size(height, width, zoom) for zoom in config.adaptation.teacher_zooms}
-        with _state_kept(learner.teacher.network):
+        with state_kept(learner.teacher.network):
             examples = [image.new_zeros((*image.shape[:2], *size)) for size in sizes]
             teacher = RecordedShapes(learner.teacher.network.logits, examples, learner.autocast, pool)
     learner.student_forward = RecordedStudent(student, part, box, learner.autocast, pool)
@@ -53,24 +53,24 @@ class RecordedStudent(nn.Module):
     shape, or a network that is not in training, takes the plain way.
     """
 
-    def __init__(self, student: HRDA, image: Tensor, box: Box, autocast: torch.dtype | None, pool: Pool) -> None:
+    def __init__(self, student: HRDA, image: Tensor, box: Box, precision: torch.dtype | None, pool: Pool) -> None:
         super().__init__()
         self._student = [student]  # not a child: its parameters are the student's own
         self._shape = image.shape
         crops = student.crops(image, box)
         self._box_size = crops[1].shape
 
-        half = None if autocast is None else HalfWeights(student, autocast, learns=True)
+        half = None if precision is None else HalfWeights(student, precision, learns=True)
         network = student if half is None else half.network
 
         def run(*images: Tensor) -> Sequence[Tensor]:
             if half is not None:
                 half.refresh()
-            with gpu_autocast(autocast):
+            with autocast(images[0].device, precision):
                 return network.both_resolutions(*images)
 
         pairs = zip(network.parameters(), student.parameters(), strict=True)
-        with _state_kept(student):
+        with state_kept(student):
             self._recording = Recording(run, crops, [pair for pair in pairs if pair[1].requires_grad], pool)
 
     def forward(self, image: Tensor, box: Box) -> HRDAOutput:
@@ -165,16 +165,3 @@ def add_gradients(
 
 def _alike(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.stride() == other.stride()
-
-
-@contextmanager
-def _state_kept(network: nn.Module) -> Iterator[None]:
-    """Running statistics that the passes of a recording move are put back, gradients are cleared."""
-    before = [buffer.clone() for buffer in network.buffers()]
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
-        yield
-    for buffer, kept in zip(network.buffers(), before, strict=True):
-        buffer.copy_(kept)
-    for parameter in network.parameters():
-        if parameter.grad is not None:
-            parameter.grad.zero_()
