@@ -27,11 +27,12 @@ from hrda_core.allocator import held_memory
 from hrda_core.config import TrainConfig
 from hrda_core.data.decoding import read_image
 from hrda_core.data.samples import ClassInfo, Dataset, class_pixels
-from hrda_core.inference.image_bands import WindowNetwork
 from hrda_core.inference.predictor import choose_precision
+from hrda_core.inference.shared_details import SharedDetails
 from hrda_core.inference.tiling import Tiling, logit_bands
+from hrda_core.inference.window_network import WindowNetwork
 from hrda_core.models.build import build_model
-from hrda_core.models.compiling import compile_networks
+from hrda_core.models.compiling import compile_networks, predict_once
 from hrda_core.models.hrda import HRDA, Box
 from hrda_core.models.published_order import use_published_order
 from hrda_core.presets import preset
@@ -71,12 +72,12 @@ ARMS = {
         "the same with TF32 in matrix products, on a GPU", True, "reference", inference_overlap=0.5, tf32=True, graphs=False
     ),
     "default": Arm(
-        "training: the same function with less work, on a GPU with bf16 autocast; prediction: without overlap of details"
+        "training: the same function with less work, on a GPU with bf16 autocast; prediction: details without overlap"
     ),
     "every window": Arm("the default, but details overlap in prediction too: on a CPU equal arithmetic", inference_overlap=0.5),
     "fp32": Arm("on a GPU: equal arithmetic", precision="fp32", inference_overlap=0.5),
     "unrecorded": Arm("on a GPU: the default without recorded passes", graphs=False),
-    "compiled": Arm("on a GPU: the default, training with torch.compile", compile=True),
+    "compiled": Arm("on a GPU: the default with torch.compile", compile=True),
     "bf16": Arm("approximation: bf16 autocast", precision="bf16", inference_overlap=0.5),
     "fewer windows": Arm("approximation: the teacher's details do not overlap either", overlap=0.0),
     "both": Arm("approximation: bf16 and no overlap of details", precision="bf16", overlap=0.0),
@@ -183,15 +184,21 @@ class Tasks:
             network = self._network().eval()
             network.detail_size = (self.window // 2, self.window // 2)
             network.detail_overlap = self.arm.inference_overlap
-            windows = WindowNetwork(network, self.device, self.autocast, 4)
-            self.predicting = network.logits if self.arm.reference else windows
+            self.predicting = network.logits
+            if not self.arm.reference:
+                windows = WindowNetwork(network, self.device, self.autocast, 4)
+                if self.arm.compile:
+                    example = torch.zeros(1, 3, self.window, self.window, device=self.device)
+                    compile_networks([windows.model], lambda: predict_once(windows.model, example, self.autocast), print_error)
+                self.predicting = windows
         image = torch.randn(1, 3, height, width, device=self.device)
 
         def read(box: Box) -> Tensor:
             return image[:, :, box.top : box.bottom, box.left : box.right]
 
         tiling = Tiling((self.window, self.window), batch=4 if self.device.type == "cuda" else 1)
-        for _ in logit_bands(read, self.predicting, (height, width), tiling):
+        shared = None if self.arm.reference else SharedDetails.of(self.predicting, tiling.boxes(height, width))
+        for _ in logit_bands(read, self.predicting, (height, width), tiling, shared):
             pass
 
     def _end_training(self) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from hrda_core.data.samples import ClassInfo, Image, check_image
-from hrda_core.inference.image_bands import ProbabilityBand, probability_bands, ran_out_of_memory
+from hrda_core.inference.image_bands import ProbabilityBand, probability_bands
 from hrda_core.inference.predictor import Prediction, Predictor, write_prediction
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.tile_queue import ClientStopped, DeadlinePassed, EngineClosed, RequestNetwork, TileQueue, TileStatistics
+from hrda_core.inference.window_network import ran_out_of_memory
 from hrda_core.inference.writers import ArrayWriter, Writer
 from hrda_core.models.checkpoints import load_checkpoint
 from serve_app.model_card import model_card

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from golden_formulas import golden, hrda_state, image, label
+from test_predictor import checkpoint
 from tiny_runs import cracks, tiny
 from torch import Tensor, nn
 
@@ -204,6 +205,16 @@ def test_compiled_networks_give_the_same_numbers() -> None:
         torch.testing.assert_close(model(x, box).fused, plain(x, box).fused, rtol=1e-3, atol=1e-4)
     loss = [multi_resolution_loss(m(x, BOXES[0]), label(2, 128, 128, 3, 32, 1).cuda(), None, BOXES[0]) for m in (model, plain)]
     torch.testing.assert_close(loss[0].total, loss[1].total, rtol=1e-3, atol=1e-4)
+
+
+def test_prediction_in_parts_and_recorded_is_that_of_whole_windows() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 300, 3), dtype=np.uint8)
+    content = checkpoint()
+    whole = Predictor(content, "cuda", "reference").probabilities(pixels)
+    predictor = Predictor(content, "cuda", "fp32")
+    for _ in range(4):  # recorded at the third
+        np.testing.assert_allclose(predictor.probabilities(pixels), whole, atol=1e-4)
+    assert predictor.network._recordings
 
 
 # --- whole runs

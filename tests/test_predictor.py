@@ -299,19 +299,22 @@ def test_without_scaling_logits_are_those_of_the_whole_image(binary: dict[str, A
         MemoryError(),
     ],
 )
-def test_memory_that_runs_out_halves_the_batch(binary: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+@pytest.mark.parametrize(("precision", "function"), [("reference", "logits"), ("auto", "see_context"), ("auto", "see_detail")])
+def test_memory_that_runs_out_halves_the_batch(
+    binary: dict[str, Any], monkeypatch: pytest.MonkeyPatch, error: Exception, precision: str, function: str
+) -> None:
     image, tried = photo(300, 400), []
     expected = Predictor(binary, "cpu").probabilities(image)
-    predictor = Predictor(binary, "cpu", tile_batch=8)
-    enough = predictor.model.logits
+    predictor = Predictor(binary, "cpu", precision, tile_batch=2 if function == "see_detail" else 8)
+    enough = getattr(predictor.model, function)
 
     def scarce(windows: torch.Tensor) -> torch.Tensor:
         tried.append(len(windows))
         if len(windows) > 2:
             raise error
-        return enough(windows)
+        return enough(windows)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(predictor.model, "logits", scarce)
+    monkeypatch.setattr(predictor.model, function, scarce)
     assert np.allclose(predictor.probabilities(image), expected, atol=1e-4)
     assert tried[:3] == [8, 4, 2]
     assert max(tried[3:]) == 2
@@ -327,7 +330,7 @@ def test_no_memory_for_a_single_window(binary: dict[str, Any], monkeypatch: pyte
         def raises(windows: torch.Tensor) -> torch.Tensor:
             raise RuntimeError(message)
 
-        monkeypatch.setattr(predictor.model, "logits", raises)
+        monkeypatch.setattr(predictor.model, "see_context", raises)
 
     fail("DefaultCPUAllocator: can't allocate memory")
     with pytest.raises(RuntimeError, match="no memory for one window of 128x128 px: use a smaller window"):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hrda_core.inference.predictor import Predictor
 from hrda_core.inference.tile_queue import TileQueue
+from hrda_core.inference.window_network import Part
 from hrda_core.models.checkpoints import save_checkpoint
 from hrda_core.models.hrda import HRDA
 from serve_app.engine import ClientStopped, DeadlinePassed, Engine, EngineClosed, NoMemory, PredictOptions
@@ -176,7 +177,10 @@ class NotedNetwork:
         self.batches: list[tuple[int, int, int]] = []
         self.free, self.arrived = threading.Event(), threading.Event()
 
-    def __call__(self, windows: Tensor) -> Tensor:
+    def limit(self, windows: Tensor, part: Part = Part.WHOLE) -> int:
+        return self.batch
+
+    def __call__(self, windows: Tensor, part: Part = Part.WHOLE) -> Tensor:
         self.arrived.set()
         assert self.free.wait(WAIT)
         self.batches.append((windows.shape[0], windows.shape[2], windows.shape[3]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from hrda_core.adaptation.zooms import surest_zoom
 from hrda_core.inference.image_bands import probability_bands
 from hrda_core.inference.predictor import Predictor
 from hrda_core.inference.preprocessing import Preprocessing
+from hrda_core.inference.window_network import Part
+from hrda_core.models.hrda import Box
 from hrda_core.models.sureness import foreground_found, sureness
 
 
@@ -116,8 +119,14 @@ def test_in_training_the_teacher_sees_crops_at_every_zoom(tmp_path: Path, monkey
 class WidthNetwork:
     device = torch.device("cpu")
 
-    def __call__(self, windows: Tensor) -> Tensor:
+    def __call__(self, windows: Tensor, part: Part = Part.WHOLE) -> Tensor:
         return network_that_knows_width(windows)
+
+    def detail_boxes(self, height: int, width: int) -> list[Box]:
+        return []
+
+    def join(self, seen: Tensor, details: Sequence[Tensor], windows: Tensor) -> Tensor:
+        raise AssertionError("it has no details")
 
 
 @pytest.mark.parametrize(("width", "zoom"), [(4, 2.0), (8, 1.0), (16, 0.5)])

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from hrda_core.config import PRECISIONS
 from hrda_core.data.samples import ClassInfo, Image, check_image, read_image
 from hrda_core.evaluation.thresholds import apply_thresholds
-from hrda_core.inference.image_bands import Network, ProbabilityBand, WindowNetwork, probability_bands
+from hrda_core.inference.image_bands import ProbabilityBand, probability_bands
 from hrda_core.inference.preprocessing import Preprocessing
+from hrda_core.inference.window_network import Network, WindowNetwork
 from hrda_core.inference.writers import ArrayWriter, Writer
 from hrda_core.models.checkpoints import load_checkpoint, model_of, weights_version
 from hrda_core.models.compiling import compile_networks, predict_once
@@ -99,7 +100,9 @@ class Predictor:
         }
         changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
         self.preprocessing = replace(Preprocessing.from_plain(plain), **changes)
-        self.network = WindowNetwork(self.model, self.device, self.autocast, self.preprocessing.tile_batch)
+        self.network = WindowNetwork(
+            self.model, self.device, self.autocast, self.preprocessing.tile_batch, precision != "reference"
+        )
         if compile:
             example = torch.zeros(self.preprocessing.tile_batch, 3, *self.preprocessing.window, device=self.device)
             fast = self.network.model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hrda_core.inference.image_bands import WindowNetwork
+from hrda_core.inference.window_network import Part, WindowNetwork
+from hrda_core.models.hrda import Box
 
 POLL = 0.05  # seconds between two looks at whether the client is still there
 
@@ -32,7 +33,7 @@ class EngineClosed(RuntimeError):
 
 @dataclass
 class TileStatistics:
-    """tiles: done since the start. batches: how many batches of each size. halvings: of the batch, for want of memory."""
+    """tiles: windows done since the start. batches: of windows, how many of each size. halvings: for want of memory."""
 
     tiles: int = 0
     batches: Counter[int] = field(default_factory=Counter)
@@ -40,14 +41,15 @@ class TileStatistics:
 
 
 class _Job(NamedTuple):
-    """Windows (n, 3, h, w) of one request, and where their logits (n, C, h, w) go."""
+    """Windows (n, 3, h, w) of one request, or details of them, and where the network's answer goes."""
 
     windows: Tensor
-    logits: Future[Tensor]
+    part: Part
+    answer: Future[Tensor]
 
 
 def _alike(one: _Job, other: _Job) -> bool:
-    return one.windows.shape[1:] == other.windows.shape[1:]
+    return one.part is other.part and one.windows.shape[1:] == other.windows.shape[1:]
 
 
 class TileQueue:
@@ -67,24 +69,24 @@ class TileQueue:
         self._worker = threading.Thread(target=self._work, name="tiles", daemon=True)
         self._worker.start()
 
-    def submit(self, windows: Tensor) -> Future[Tensor]:
-        """Normalised (n, 3, h, w) on the network's device -> logits (n, C, h, w) float32, in a while. May be cancelled.
+    def submit(self, windows: Tensor, part: Part = Part.WHOLE) -> Future[Tensor]:
+        """Normalised (n, 3, h, w) on the network's device -> what `part` says, in a while. May be cancelled.
 
         Raises:
             EngineClosed: after `close`.
         """
-        job = _Job(windows, Future())
+        job = _Job(windows, part, Future())
         with self._change:
             if self._closed:
                 raise EngineClosed("the model was taken out of service; send the request again")
             self._jobs.append(job)
             self._change.notify()
-        return job.logits
+        return job.answer
 
     def __len__(self) -> int:
         """Tiles in line."""
         with self._change:
-            return sum(len(job.windows) for job in self._jobs)
+            return sum(len(job.windows) for job in self._jobs if job.part is not Part.DETAIL)
 
     def statistics(self) -> TileStatistics:
         with self._change:
@@ -97,8 +99,8 @@ class TileQueue:
             left, self._jobs = list(self._jobs), deque()
             self._change.notify()
         for job in left:
-            if job.logits.set_running_or_notify_cancel():
-                job.logits.set_exception(EngineClosed("the model was taken out of service; send the request again"))
+            if job.answer.set_running_or_notify_cancel():
+                job.answer.set_exception(EngineClosed("the model was taken out of service; send the request again"))
         self._worker.join()
 
     def _work(self) -> None:
@@ -116,35 +118,37 @@ class TileQueue:
                 return None
             batch: list[_Job] = []
             rest: deque[_Job] = deque()
-            room = self.network.batch
+            room = self.network.limit(self._jobs[0].windows, self._jobs[0].part)
             for job in self._jobs:
                 fits = not batch or (self.share and _alike(job, batch[0]) and len(job.windows) <= room)
                 if not fits:
                     rest.append(job)
-                elif job.logits.set_running_or_notify_cancel():
+                elif job.answer.set_running_or_notify_cancel():
                     batch.append(job)
                     room -= len(job.windows)
             self._jobs = rest
             return batch
 
     def _run(self, jobs: list[_Job]) -> None:
-        limit = self.network.batch
+        first, part = jobs[0].windows, jobs[0].part
+        limit = self.network.limit(first, part)
         try:
             windows = jobs[0].windows if len(jobs) == 1 else torch.cat([job.windows for job in jobs])
-            logits = self.network(windows)
+            answers = self.network(windows, part)
         except Exception as error:
             if len(jobs) == 1:
-                jobs[0].logits.set_exception(error)
+                jobs[0].answer.set_exception(error)
                 return
             for job in jobs:  # one by one, so that nobody gets the error of another
                 self._run([job])
             return
         with self._change:
-            self._statistics.tiles += len(windows)
-            self._statistics.batches[len(windows)] += 1
-            self._statistics.halvings += int(self.network.batch < limit)
-        for job, part in zip(jobs, logits.split([len(job.windows) for job in jobs]), strict=True):
-            job.logits.set_result(part)
+            if part is not Part.DETAIL:
+                self._statistics.tiles += len(windows)
+                self._statistics.batches[len(windows)] += 1
+            self._statistics.halvings += int(self.network.limit(first, part) < limit)
+        for job, part in zip(jobs, answers.split([len(job.windows) for job in jobs]), strict=True):
+            job.answer.set_result(part)
 
 
 class RequestNetwork:
@@ -162,17 +166,23 @@ class RequestNetwork:
     def device(self) -> torch.device:
         return self._queue.network.device
 
-    def __call__(self, windows: Tensor) -> Tensor:
+    def __call__(self, windows: Tensor, part: Part = Part.WHOLE) -> Tensor:
         """Raises DeadlinePassed, ClientStopped, EngineClosed, and what the network raises."""
         self.check()
-        logits = self._queue.submit(windows)
+        answer = self._queue.submit(windows, part)
         try:
-            while not wait([logits], self._patience()).done:
+            while not wait([answer], self._patience()).done:
                 self.check()
         except BaseException:
-            logits.cancel()
+            answer.cancel()
             raise
-        return logits.result()
+        return answer.result()
+
+    def detail_boxes(self, height: int, width: int) -> list[Box]:
+        return self._queue.network.detail_boxes(height, width)
+
+    def join(self, seen: Tensor, details: Sequence[Tensor], windows: Tensor) -> Tensor:
+        return self._queue.network.join(seen, details, windows)
 
     def check(self) -> None:
         if self._stop is not None and self._stop():

@@ -7,7 +7,7 @@ later window covers it, so memory grows with the image's width, never with its h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ FAINTEST = 1e-3  # weight at the border of a smooth window, whose middle has abo
 
 Read = Callable[[Box], Tensor]  # a window of the image -> normalised (N, 3, h, w)
 Network = Callable[[Tensor], Tensor]  # normalised (N, 3, h, w) -> logits (N, C, h, w)
+# windows of the image, mirrored or not, and their pixels -> logits of each
+Shared = Callable[[Sequence[tuple[Box, bool]], Sequence[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Tiling:
     blending: str = "average"
     flips: bool = False
     batch: int = 4
+
+    def boxes(self, height: int, width: int) -> list[Box]:
+        """The windows of an image of this size, row by row."""
+        return window_boxes(height, width, self.window, self.overlap)
 
 
 class Band(NamedTuple):
@@ -72,16 +78,19 @@ def slide_logits(
 
 
 @torch.no_grad()
-def logit_bands(read: Read, network: Network, size: tuple[int, int], tiling: Tiling) -> Iterator[Band]:
+def logit_bands(
+    read: Read, network: Network, size: tuple[int, int], tiling: Tiling, shared: Shared | None = None
+) -> Iterator[Band]:
     """Blended logits of an image of `size` (height, width), from top to bottom, without a gap.
 
+    `shared`: runs windows in place of `network`, such as `SharedDetails`, which needs to know where in the image they are.
     With flips the mirrored windows are those of the mirrored image, so that a mirrored image gives the mirrored answer.
 
     Raises:
         ValueError: an unknown blending.
     """
     height, width = size
-    boxes = window_boxes(height, width, tiling.window, tiling.overlap)
+    boxes = tiling.boxes(height, width)
     rows = _axis(height, {b.top: b.bottom for b in boxes}, tiling.blending)
     columns = _axis(width, {b.left: b.right for b in boxes}, tiling.blending)
     views = [(box, mirrored) for box in boxes for mirrored in ((False, True) if tiling.flips else (False,))]
@@ -90,7 +99,7 @@ def logit_bands(read: Read, network: Network, size: tuple[int, int], tiling: Til
     for start in range(0, len(views), tiling.batch):
         chunk = views[start : start + tiling.batch]
         windows = [read(_mirror(box, width)).flip(-1) if mirrored else read(box) for box, mirrored in chunk]
-        parts = network(torch.cat(windows)).float().split(len(windows[0]))
+        parts = shared(chunk, windows) if shared else network(torch.cat(windows)).float().split(len(windows[0]))
         if start == 0:
             buffer = parts[0].new_zeros((*parts[0].shape[:3], width))
         for (box, mirrored), logits in zip(chunk, parts, strict=True):

@@ -123,6 +123,10 @@ class HRDA(nn.Module):
     def min_size(self) -> int:
         return 2 * self.encoder.min_size if self.multi_resolution else self.encoder.min_size
 
+    def takes(self, height: int, width: int) -> bool:
+        """Whether an image of this size needs no padding."""
+        return self._padded(height) == height and self._padded(width) == width
+
     def pad(self, image: Tensor) -> Tensor:
         """Pads right and bottom to a size that the network takes, by reflection (by replication where that is too small)."""
         height, width = image.shape[-2:]
@@ -150,13 +154,9 @@ class HRDA(nn.Module):
             return HRDAOutput(self.head(features), None, None, features[-1])
         if detail_box is not None:
             return self.fuse(self.both_resolutions(*self.crops(image, detail_box)), detail_box)
-        features = self.encoder(_context_of(image))
-        context = self.head(features)
-        attention = self._attention(features, context)
-        detail = self._detail_windows(image)
-        box = Box(0, image.shape[2], 0, image.shape[3])
-        fused, context = self._fuse(context, detail, attention, box)
-        return HRDAOutput(fused, None, context, features[-1])
+        context, attention, last = self._see_context(image)
+        fused, context = self._fuse(context, self._detail_windows(image), attention, _whole(image))
+        return HRDAOutput(fused, None, context, last)
 
     def crops(self, image: Tensor, detail_box: Box) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) -> the context (N, 3, H/2, W/2) and the detail (N, 3, h, w) of a training step."""
@@ -181,6 +181,33 @@ class HRDA(nn.Module):
         padded = self.pad(image)
         logits = resize(self(padded).fused, (padded.shape[2], padded.shape[3]))
         return logits[:, :, : image.shape[2], : image.shape[3]]
+
+    # -- inference in parts, which images that overlap can share (inference/shared_details.py) ------------------------
+
+    def detail_boxes(self, height: int, width: int) -> list[Box]:
+        """Sliding detail windows over an image of such a size."""
+        return window_boxes(height, width, self.detail_size, self.detail_overlap, BOX_STEP)
+
+    def see_context(self, image: Tensor) -> Tensor:
+        """Normalised (N, 3, H, W) -> context logits and attention, one after the other: (N, C + maps, H/8, W/8)."""
+        return torch.cat(self._see_context(image)[:2], dim=1)
+
+    def see_detail(self, windows: Tensor) -> Tensor:
+        """Detail windows (N, 3, h, w) -> logits (N, C, h/4, w/4)."""
+        return self.head(self.encoder(windows))  # type: ignore[no-any-return]
+
+    def logits_of_parts(self, seen: Tensor, details: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Logits (N, C, H, W) of `image` from its `see_context`, and `see_detail` of each of its `detail_boxes`."""
+        context, attention = seen.split([self.num_classes, seen.shape[1] - self.num_classes], dim=1)
+        height, width = image.shape[2:]
+        detail = _average(details, self.detail_boxes(height, width), (height, width))
+        return resize(self._fuse(context, detail, attention, _whole(image))[0], (height, width))
+
+    def _see_context(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, attention, and the encoder's last feature."""
+        features = self.encoder(_context_of(image))
+        context = self.head(features)
+        return context, self._attention(features, context), features[-1]
 
     def _encode(self, context_image: Tensor, detail_image: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Features of both; on a GPU in one pass, which takes half the launches, where it gives the same."""
@@ -215,7 +242,7 @@ class HRDA(nn.Module):
         the image itself; batch norms on batch statistics and gradients need it whole.
         """
         n, _, height, width = image.shape
-        boxes = window_boxes(height, width, self.detail_size, self.detail_overlap, BOX_STEP)
+        boxes = self.detail_boxes(height, width)
         per_pass = len(boxes)
         if not (self.training or torch.is_grad_enabled()):
             pixels = n * (boxes[0].bottom - boxes[0].top) * (boxes[0].right - boxes[0].left)
@@ -226,18 +253,26 @@ class HRDA(nn.Module):
         parts = []
         for start in range(0, len(boxes), per_pass):
             chunk = boxes[start : start + per_pass]
-            windows = torch.cat([image[:, :, b.top : b.bottom, b.left : b.right] for b in chunk])
-            parts.append(self.head(self.encoder(windows)))
-        logits = torch.cat(parts)
-        total = logits.new_zeros((n, logits.shape[1], height // STRIDE, width // STRIDE))
-        count = logits.new_zeros((1, 1, height // STRIDE, width // STRIDE))
-        for box, window in zip(boxes, logits.split(n), strict=True):
-            rows = slice(box.top // STRIDE, box.bottom // STRIDE)
-            columns = slice(box.left // STRIDE, box.right // STRIDE)
-            total[:, :, rows, columns] += window
-            count[:, :, rows, columns] += 1
-        averaged: Tensor = total / count
-        return averaged
+            parts.append(self.see_detail(torch.cat([image[:, :, b.top : b.bottom, b.left : b.right] for b in chunk])))
+        return _average(torch.cat(parts).split(n), boxes, (height, width))
+
+
+def _average(details: Sequence[Tensor], boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
+    """Logits (N, C, h/4, w/4) of windows of an image (height, width), averaged where they overlap: (N, C, H/4, W/4)."""
+    height, width = size[0] // STRIDE, size[1] // STRIDE
+    total = details[0].new_zeros((*details[0].shape[:2], height, width))
+    count = details[0].new_zeros((1, 1, height, width))
+    for box, window in zip(boxes, details, strict=True):
+        rows = slice(box.top // STRIDE, box.bottom // STRIDE)
+        columns = slice(box.left // STRIDE, box.right // STRIDE)
+        total[:, :, rows, columns] += window
+        count[:, :, rows, columns] += 1
+    averaged: Tensor = total / count
+    return averaged
+
+
+def _whole(image: Tensor) -> Box:
+    return Box(0, image.shape[2], 0, image.shape[3])
 
 
 def _context_of(image: Tensor) -> Tensor:

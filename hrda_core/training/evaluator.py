@@ -17,8 +17,8 @@ from hrda_core.data.samples import Dataset, Image
 from hrda_core.evaluation.label_free import LabelFreeScores, label_free_sums
 from hrda_core.evaluation.selection import selection_score
 from hrda_core.evaluation.thresholds import apply_thresholds
-from hrda_core.inference.image_bands import WindowNetwork
 from hrda_core.inference.predictor import Preprocessing, image_probabilities
+from hrda_core.inference.window_network import WindowNetwork
 from hrda_core.models.compiling import without_compilation
 from hrda_core.models.hrda import HRDA
 from hrda_core.training.distributed import ALONE, Ranks
@@ -161,7 +161,8 @@ class Evaluator:
         model.eval()
         model.detail_overlap = self.learner.config.inference.detail_overlap
         # one for all images: a batch that did not fit into memory is halved once, not for each image
-        windows = WindowNetwork(model, self.device, self.learner.autocast, self.preprocessing.tile_batch)
+        in_parts = self.learner.config.precision != "reference"
+        windows = WindowNetwork(model, self.device, self.learner.autocast, self.preprocessing.tile_batch, in_parts)
         try:
             with (
                 without_compilation() if self.learner.config.compile else nullcontext()
