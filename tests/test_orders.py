@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hrda_core.models import dilated
 from hrda_core.models.build import build_model
-from hrda_core.models.convolutions import convolve, dilated_depthwise, winograd
-from hrda_core.models.daformer_head import NARROW, SegmentationHead
+from hrda_core.models.convolutions import convolve, winograd
+from hrda_core.models.daformer_head import NARROW, SegmentationHead, resize, resize_by_products
+from hrda_core.models.dilated import dilated_depthwise
 from hrda_core.models.hrda import HRDA, Box
 from hrda_core.models.mit import attend
 from hrda_core.models.published_order import use_published_order
@@ -50,6 +52,27 @@ def test_dilated_depthwise_is_the_dilated_convolution(dilation: int, height: int
         return F.conv2d(x, w, padding=dilation, dilation=dilation, groups=4)
 
     assert_same(lambda x, w: dilated_depthwise(x, w, dilation), plain, noise(2, 4, height, width), noise(4, 1, 3, 3, seed=1))
+
+
+@pytest.mark.parametrize(("dilation", "height", "width"), [(2, 8, 8), (3, 10, 13), (6, 32, 20), (12, 16, 40)])
+def test_dilated_depthwise_of_a_gpu_has_the_gradients_of_the_plain_one(
+    dilation: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own backward pass, and copies in whole words."""
+    monkeypatch.setattr(dilated, "_words_pay", lambda pixels: not (torch.is_grad_enabled() and pixels.requires_grad))
+
+    def plain(x: Tensor, w: Tensor) -> Tensor:
+        return F.conv2d(x, w, None, 1, dilation, dilation, 8)
+
+    def ours(x: Tensor, w: Tensor) -> Tensor:
+        return dilated._Depthwise.apply(x, w, dilation)  # type: ignore[no-any-return]
+
+    assert_same(ours, plain, noise(2, 8, height, width), noise(8, 1, 3, 3, seed=1))
+
+
+@pytest.mark.parametrize(("size", "wanted"), [((8, 8), (16, 16)), ((5, 7), (20, 27)), ((16, 4), (16, 32)), ((9, 9), (9, 9))])
+def test_resizing_by_products_is_resizing(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    assert_same(lambda x: resize_by_products(x, wanted), lambda x: resize(x, wanted), noise(2, 3, *size))
 
 
 def test_winograd_in_single_precision_errs_little() -> None:

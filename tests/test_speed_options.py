@@ -118,8 +118,14 @@ def test_half_weights_are_what_autocast_makes_of_them(encoder: str) -> None:
     half = HalfWeights(model, torch.bfloat16)
     assert half.network.head.classifier.weight.dtype == torch.bfloat16
     for _ in range(2):
-        with torch.no_grad(), bf16():
-            assert torch.equal(half.network.logits(x), model.logits(x))
+        with torch.no_grad():
+            full = model.logits(x)
+            with bf16():
+                ours, plain = half.network.logits(x), model.logits(x)
+        if encoder == "mit_b0":  # whose norms are converted too: no further from full precision
+            assert (ours - full).norm() < 1.5 * (plain - full).norm() < 0.05 * full.norm()
+        else:
+            assert torch.equal(ours, plain)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.1)

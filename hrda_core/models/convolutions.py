@@ -1,7 +1,7 @@
 """Convolutions of the heads with less work than the plain ones; the same function, rounded in another order.
 
 `convolve` chooses by measurement. On a GPU the libraries choose among such algorithms by themselves, but for dilated depthwise
-kernels, which take 17 ms channels last where plain ones take 0.5 (an H200, 20 x 1024 x 128 x 128, bf16).
+kernels (models/dilated.py).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hrda_core.models.dilated import dilated_depthwise
 
 TILE = 4  # outputs of a Winograd tile per side; 6 x 6 products then serve 16 outputs where 9 each would be needed
 PATCH = TILE + 2
@@ -83,23 +85,6 @@ def winograd(feature: Tensor, weight: Tensor) -> Tensor:
     products = torch.bmm(spectra.transpose(0, 1), taps)
     tiles = (_both_axes(_OUTPUTS, feature) @ products.view(PATCH**2, -1)).view(TILE, TILE, n, rows, columns, -1)
     outputs = tiles.permute(2, 3, 0, 4, 1, 5).reshape(n, rows * TILE, columns * TILE, -1)
-    return outputs[:, :height, :width].contiguous().permute(0, 3, 1, 2)  # whole in memory: batch norm is slow on a view
-
-
-def dilated_depthwise(feature: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """Depthwise 3x3 convolution, padding = dilation: (N, C, H, W) and (C, 1, 3, 3) -> (N, C, H, W).
-
-    Pixels whose distance is a multiple of the dilation are put beside each other, where a plain convolution does the same.
-    Reads and writes channels last, in which the dilated kernels of the libraries are slow.
-    """
-    n, channels, height, width = feature.shape
-    rows, columns = -(-height // dilation), -(-width // dilation)
-    padded = F.pad(feature.permute(0, 2, 3, 1), (0, 0, 0, columns * dilation - width, 0, rows * dilation - height))
-    phases = padded.reshape(n, rows, dilation, columns, dilation, channels).permute(0, 2, 4, 1, 3, 5)
-    beside = phases.reshape(n * dilation**2, rows, columns, channels).permute(0, 3, 1, 2)
-    convolved = F.conv2d(beside, weight, padding=1, groups=channels).permute(0, 2, 3, 1)
-    apart = convolved.reshape(n, dilation, dilation, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
-    outputs = apart.reshape(n, rows * dilation, columns * dilation, channels)
     return outputs[:, :height, :width].contiguous().permute(0, 3, 1, 2)  # whole in memory: batch norm is slow on a view
 
 

@@ -6,7 +6,7 @@ Hoyer et al., DAFormer, arXiv 2111.14887, section 3.2; HRDA, arXiv 2204.13132, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,29 @@ def resize(feature: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(feature.shape[-2:]) == tuple(size):
         return feature
     return F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
+
+
+def resize_by_products(feature: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize` as two matrix products, one per axis, channels last: in half precision on a GPU four times as fast.
+
+    The height's result is rounded before the width's, where `resize` rounds once.
+    """
+    if tuple(feature.shape[-2:]) == tuple(size):
+        return feature
+    n, channels, height, width = feature.shape
+    rows, columns = (_interpolation(*axis, feature.dtype, feature.device) for axis in ((height, size[0]), (width, size[1])))
+    wide = torch.matmul(columns, feature.permute(0, 2, 3, 1))  # (N, H, W', C)
+    high = torch.matmul(rows, wide.reshape(n, height, -1))  # (N, H', W' * C)
+    return high.view(n, *size, channels).permute(0, 3, 1, 2)
+
+
+@cache  # recorded passes read it where it lies
+def _interpolation(length: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(wanted, length): what each pixel along an axis takes from those before resizing."""
+    with torch.inference_mode(False), torch.no_grad():
+        unit = torch.eye(length, dtype=torch.float64)[None, None]
+        shares = resize(unit, (length, wanted))[0, 0]
+        return shares.t().contiguous().to(device, dtype)
 
 
 class ConvBNReLU(nn.Module):
@@ -126,7 +149,11 @@ class SegmentationHead(nn.Module):
 
     def _resize(self, level: Tensor, size: tuple[int, int]) -> Tensor:
         """In the precision that the level has: autocast would convert it, and a convolution back, at twice the memory."""
-        with torch.autocast(level.device.type, enabled=False) if not self.published_order else nullcontext():
+        if self.published_order:
+            return resize(level, size)
+        with torch.autocast(level.device.type, enabled=False):
+            if level.device.type == "cuda" and level.dtype != torch.float32:
+                return resize_by_products(level, size)
             return resize(level, size)
 
     def _fused_before_resizing(self, features: Sequence[Tensor], fuse: nn.Module) -> Tensor:

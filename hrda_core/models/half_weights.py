@@ -1,7 +1,8 @@
 """Weights in half precision for networks that run under autocast, which then has nothing to convert.
 
 Autocast converts every weight of every convolution and linear map whenever they run, a thousand small launches a pass for a
-deep network. Converted beforehand they are the same numbers.
+deep network. Converted beforehand they are the same numbers. Norms of tokens, which autocast runs in float32, are converted too
+where nothing is learned.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from hrda_core.models.compiling import compile_like
 from hrda_core.models.hrda import HRDA
+from hrda_core.models.mit import TokenNorm
 
 CONVERTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # exactly these: what derives from them may calculate with its weights
+WITHOUT_GRADIENTS = (*CONVERTED, TokenNorm)  # not in training, where small steps of a norm's weights would be lost in rounding
 
 
 class HalfWeights:
@@ -26,10 +29,11 @@ class HalfWeights:
     """
 
     def __init__(self, original: HRDA, dtype: torch.dtype, learns: bool = False) -> None:
+        converted = CONVERTED if learns else WITHOUT_GRADIENTS
         self._full = [
             parameter
             for module in original.modules()
-            if type(module) in CONVERTED
+            if type(module) in converted
             for parameter in module.parameters(recurse=False)
             if parameter.is_floating_point()
         ]

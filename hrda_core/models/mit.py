@@ -51,6 +51,25 @@ def feature_of(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
 
 
+class TokenNorm(nn.LayerNorm):
+    """LayerNorm of the channels. Where its weights are in half precision (models/half_weights.py), so is its output.
+
+    Autocast would make it float32, which the linear map that follows converts, at twice the memory traffic.
+    """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.weight.dtype not in (torch.bfloat16, torch.float16):
+            return super().forward(tokens)
+        with torch.autocast(tokens.device.type, enabled=False):
+            return super().forward(tokens.to(self.weight.dtype))
+
+
+def as_linear_maps_want(tokens: Tensor) -> Tensor:
+    """Converted once for all linear maps that follow, where autocast would convert it for each."""
+    device = tokens.device.type
+    return tokens.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tokens
+
+
 class PatchEmbedding(nn.Module):
     """Overlapping patches: a strided convolution whose kernel is wider than its stride, then LayerNorm."""
 
@@ -88,11 +107,11 @@ class EfficientAttention(nn.Module):
         self.norm: nn.LayerNorm | None = None
         if reduction > 1:
             self.sr = nn.Conv2d(channels, channels, reduction, reduction)
-            self.norm = nn.LayerNorm(channels, eps=1e-5)
+            self.norm = TokenNorm(channels, eps=1e-5)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         n, length, c = tokens.shape
-        pooled = tokens
+        tokens = pooled = as_linear_maps_want(tokens)
         if self.sr is not None and self.norm is not None:
             pooled = self.norm(tokens_of(self.sr(feature_of(tokens, height, width))))
         query = self.q(tokens).reshape(n, length, self.heads, c // self.heads).transpose(1, 2)
@@ -129,9 +148,9 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm1 = TokenNorm(channels, eps=1e-6)
         self.attn = EfficientAttention(channels, heads, reduction)
-        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm2 = TokenNorm(channels, eps=1e-6)
         self.mlp = MixFFN(channels)
         self.drop_path = StochasticDepth(drop_path)
 

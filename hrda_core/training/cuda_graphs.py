@@ -25,6 +25,7 @@ def record(learner: Learner) -> None:
     """
     with torch.cuda.device(next(learner.student.parameters()).device):  # recordings are made on the current one
         _record(learner)
+        torch.cuda.empty_cache()  # what warming up took, which is not the recordings'
 
 
 def _record(learner: Learner) -> None:
