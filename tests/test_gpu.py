@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from golden_formulas import golden, hrda_state, image, label
 from test_predictor import checkpoint
 from tiny_runs import cracks, tiny
@@ -27,6 +28,8 @@ from hrda_core.config import TrainConfig
 from hrda_core.inference.tiling import slide_logits
 from hrda_core.models.build import build_model
 from hrda_core.models.compiling import compile_networks, train_once
+from hrda_core.models.daformer_head import resize, resize_by_products
+from hrda_core.models.dilated import dilated_depthwise
 from hrda_core.models.hrda import HRDA, Box
 from hrda_core.models.published_order import use_published_order
 from hrda_core.models.weights import load_reference_weights
@@ -205,6 +208,27 @@ def test_compiled_networks_give_the_same_numbers() -> None:
         torch.testing.assert_close(model(x, box).fused, plain(x, box).fused, rtol=1e-3, atol=1e-4)
     loss = [multi_resolution_loss(m(x, BOXES[0]), label(2, 128, 128, 3, 32, 1).cuda(), None, BOXES[0]) for m in (model, plain)]
     torch.testing.assert_close(loss[0].total, loss[1].total, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dilation", "height", "width"), [(6, 128, 100), (12, 30, 64), (18, 128, 128)])
+def test_dilated_depthwise_is_the_dilated_convolution(dtype: torch.dtype, dilation: int, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 64, height, width, device="cuda").to(dtype, memory_format=torch.channels_last).requires_grad_()
+    w = torch.randn(64, 1, 3, 3, device="cuda", requires_grad=True)
+    gradient = torch.randn_like(x)
+    ours = dilated_depthwise(x, w, dilation)
+    plain = F.conv2d(x.float(), w, None, 1, dilation, dilation, 64)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02
+    found = (ours, *torch.autograd.grad(ours, (x, w), gradient))
+    expected = (plain, *torch.autograd.grad(plain, (x, w), gradient.float()))
+    for one, other in zip(found, expected, strict=True):
+        assert (one.float() - other.float()).norm() < tolerance * other.float().norm()
+
+
+def test_half_precision_is_resized_by_products() -> None:
+    feature = torch.randn(2, 32, 17, 16, device="cuda").to(torch.bfloat16, memory_format=torch.channels_last)
+    torch.testing.assert_close(resize_by_products(feature, (68, 128)), resize(feature, (68, 128)), rtol=0.02, atol=0.02)
 
 
 def test_prediction_in_parts_and_recorded_is_that_of_whole_windows() -> None:
