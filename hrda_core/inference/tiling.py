@@ -107,7 +107,8 @@ def logit_bands(
                 yield from _finished(buffer, top, box.top, rows.divisor, column_divisor)
                 _move_up(buffer, box.top - top)
                 top = box.top
-            weighted = logits * torch.outer(rows.weights[box.top], columns.weights[box.left]).to(logits.device)
+            row_weights, column_weights = rows.weights[box.top].to(logits.device), columns.weights[box.left].to(logits.device)
+            weighted = logits * torch.outer(row_weights, column_weights)
             place = _mirror(box, width) if mirrored else box
             buffer[:, :, :, place.left : place.right] += weighted.flip(-1) if mirrored else weighted
     yield from _finished(buffer, top, height, rows.divisor, column_divisor)
