@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from hrda_core.inference.preprocessing import SMALLEST_WINDOW
 from hrda_core.inference.tiling import BLENDINGS
-from serve_app.predict_options import LARGEST_OVERLAP, LARGEST_TILE, SCALES
+from serve_app.predict_options import LARGEST_OVERLAP, LARGEST_TILE, MOST_ZOOMS, SCALES
 
 DESCRIPTION = "Label, confidence and probability maps of images of any size, and the state of the service."
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/tiff", "image/webp", "image/bmp")
@@ -23,6 +23,7 @@ ERROR = {
     },
 }
 SIDE = r"(6[4-9]|[7-9]\d|[1-9]\d\d|1\d{3}|20[0-3]\d|204[0-8])"  # SMALLEST_WINDOW to LARGEST_TILE
+ZOOM = r"(0\.[1-9]\d{0,8}|[1-9](\.\d{1,9})?|10)"  # SMALLEST_ZOOM to LARGEST_ZOOM
 SHARE = r"(0(\.\d{1,9})?|1(\.0)?)"
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "tile_size": (
@@ -33,6 +34,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "blending": ({"type": "string", "enum": list(BLENDINGS)}, "how overlapping tiles become one"),
     "scale": ({"type": "number", "minimum": SCALES[0], "maximum": SCALES[1]}, "by how much the image is resized"),
     "flips": ({"type": "boolean"}, "average with the mirrored image"),
+    "zooms": (
+        {"type": "string", "pattern": f"^{ZOOM}(,{ZOOM}){{0,{MOST_ZOOMS - 1}}}$"},
+        "several factors with commas between: the image is predicted at the one at which the model is surest",
+    ),
     "thresholds": (
         {"type": "string", "pattern": f"^(tuned|argmax|{SHARE}(,{SHARE})*)$", "maxLength": 5000},
         "tuned, argmax, one number, or one per foreground class with commas between",

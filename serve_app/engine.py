@@ -129,6 +129,8 @@ class Engine:
         options = options or PredictOptions()
         check_image(image, "image")
         preprocessing = options.preprocessing(self.preprocessing)
+        if len(preprocessing.zooms) > 1 and not self.has_background:
+            raise ValueError(f"zooms={list(preprocessing.zooms)}: several need a model with a background; use one")
         check_tiles(image.shape[0], image.shape[1], preprocessing)
         thresholds = self._predictor.thresholds_for(options.thresholds_of(self.foreground))
         network = RequestNetwork(self._queue, deadline, stop)

@@ -15,7 +15,7 @@ from serve_app.gate import check_json
 from serve_app.limits import Refused
 from serve_app.predict_options import PredictOptions
 
-SETTINGS = ("tile_size", "overlap", "blending", "scale", "flips", "thresholds")
+SETTINGS = ("tile_size", "overlap", "blending", "scale", "flips", "zooms", "thresholds")
 LONGEST = 5_000  # characters of a setting: 255 thresholds fit
 NUMBER = r"[-+]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})([eE][-+]?\d{1,3})?"
 RAW_TYPES = ("image/", "application/octet-stream")
@@ -61,8 +61,8 @@ async def read_image_request(request: Request) -> ImageRequest:
 def options_of(settings: Mapping[str, Any], probabilities: bool = False) -> PredictOptions:
     """Words (of a query or form) or JSON values -> options.
 
-    tile_size: "512", "512x768" (height x width) or [512, 768]. flips: true or false. thresholds: tuned, argmax, a number, or
-    numbers with commas between.
+    tile_size: "512", "512x768" (height x width) or [512, 768]. flips: true or false. zooms: numbers with commas between.
+    thresholds: tuned, argmax, a number, or numbers with commas between.
 
     Raises:
         Refused: 400, naming the setting, its value and the fix.
@@ -74,7 +74,8 @@ def options_of(settings: Mapping[str, Any], probabilities: bool = False) -> Pred
     too_long = next((name for name, value in values.items() if len(str(value)) > LONGEST), None)
     if too_long:
         raise Refused(400, "bad_setting", f"{too_long}: more than {LONGEST} characters; see /openapi_raw.json for what it takes")
-    readers = {"tile_size": _tile_size, "overlap": _number, "scale": _number, "flips": _truth, "thresholds": _thresholds}
+    readers = {"tile_size": _tile_size, "overlap": _number, "scale": _number, "flips": _truth}
+    readers |= {"zooms": _zooms, "thresholds": _thresholds}
     try:
         read = {name: readers.get(name, _same)(value) for name, value in values.items()}
         return PredictOptions(**read, probabilities=probabilities)
@@ -159,3 +160,7 @@ def _thresholds(value: Any) -> Any:
         return value
     numbers = [_number(part.strip()) for part in value.split(",")]
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _zooms(value: Any) -> Any:
+    return [_number(part.strip()) for part in value.split(",")] if isinstance(value, str) else value

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from hrda_core.data.classes import ClassInfo
-from hrda_core.inference.preprocessing import SMALLEST_WINDOW
+from hrda_core.inference.preprocessing import LARGEST_ZOOM, SMALLEST_WINDOW, SMALLEST_ZOOM
 from hrda_core.inference.tiling import BLENDINGS
 from serve_app.errors import RequestError
-from serve_app.predict_options import LARGEST_OVERLAP, LARGEST_TILE, SCALES, PredictOptions
+from serve_app.predict_options import LARGEST_OVERLAP, LARGEST_TILE, MOST_ZOOMS, SCALES, PredictOptions
 from serve_app.request_state import check_transport
 
 FILE = Path(__file__).with_name("inference_settings.yaml")
@@ -103,6 +103,7 @@ def read_settings(given: Mapping[str, Any] | None, model: ModelFacts) -> Inferen
             blending=None if values["blending"] in AUTO else _choice("blending", values["blending"], BLENDINGS),
             scale=None if values["scale"] in AUTO else _number("scale", values["scale"], *SCALES),
             flips=None if values["flips"] in AUTO else _truth("flips", values["flips"]),
+            zooms=_zooms(values["zooms"], model),
             thresholds=_thresholds(values["threshold"], model),
         ),
         indices=tuple(sorted(foreground | with_background)),
@@ -149,6 +150,19 @@ def _tile_size(value: Any) -> tuple[int, int] | None:
             f"{SMALLEST_WINDOW} to {LARGEST_TILE}"
         )
     return (sides[0], sides[-1])
+
+
+def _zooms(value: Any, model: ModelFacts) -> tuple[float, ...] | None:
+    if value in AUTO:
+        return None
+    parts = [part for part in value.strip("[] ").split(",") if part.strip()] if isinstance(value, str) else value
+    zooms = parts if isinstance(parts, list | tuple) else [parts]
+    if not 1 <= len(zooms) <= MOST_ZOOMS:
+        raise RequestError(f"zooms={_shown(value)}: use auto, or 1 to {MOST_ZOOMS} factors such as [0.5, 0.7, 1, 1.4]")
+    factors = tuple(_number("zooms", zoom, SMALLEST_ZOOM, LARGEST_ZOOM) for zoom in zooms)
+    if len(factors) > 1 and not model.has_background:
+        raise RequestError(f"zooms={_shown(value)}: several need a model with a background, which this one lacks; use one factor")
+    return factors
 
 
 def _thresholds(value: Any, model: ModelFacts) -> str | tuple[float, ...]:

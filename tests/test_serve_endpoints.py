@@ -129,16 +129,18 @@ def test_an_image_comes_as_a_file_a_body_or_a_url(
 
 def test_settings_come_in_the_query_the_form_or_json(client: TestClient, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.endpoints.fetch_image", lambda *_: png(IMAGE))
-    options = PredictOptions((64, 96), overlap=0.5, blending="smooth", scale=1.5, flips=True, thresholds=[0.2, 0.9])
+    sizes = {"scale": 1.5, "zooms": (0.5, 1.0)}
+    options = PredictOptions((64, 96), overlap=0.5, blending="smooth", flips=True, thresholds=[0.2, 0.9], **sizes)  # type: ignore
     words = {
         "tile_size": "64x96",
         "overlap": "0.5",
         "blending": "smooth",
         "scale": "1.5",
         "flips": "true",
+        "zooms": "0.5, 1",
         "thresholds": "0.2,0.9",
     }
-    numbers = {**words, "tile_size": [64, 96], "overlap": 0.5, "scale": 1.5, "flips": True, "thresholds": [0.2, 0.9]}
+    numbers = {**words, "tile_size": [64, 96], "overlap": 0.5, **sizes, "flips": True, "thresholds": [0.2, 0.9]}
     answers = [
         client.post(MAPS[0], params=words, **as_body(IMAGE)),
         client.post(MAPS[0], files={"image": png(IMAGE)}, data=words),
@@ -195,6 +197,7 @@ def test_16_clients_with_equal_file_names_get_their_own_answers(client: TestClie
         ("scale", "nan", "bad_setting"),
         ("blending", "\x00", "bad_setting"),
         ("flips", "maybe", "bad_setting"),
+        ("zooms", "small,large", "bad_setting"),
         ("thresholds", "0.5,", "bad_setting"),
         ("thresholds", "0.1,0.2,0.3", "bad_setting"),
         ("thresholds", "0.5," * 3000, "bad_setting"),
@@ -551,7 +554,7 @@ def test_openapi_describes_these_endpoints_and_no_others(client: TestClient) -> 
     assert set(schema["paths"]) == {"/health", "/ready", "/metrics", "/model_card", *MAPS}
     labels = schema["paths"][MAPS[0]]["post"]
     assert {parameter["name"] for parameter in labels["parameters"]} == {
-        "tile_size", "overlap", "blending", "scale", "flips", "thresholds"
+        "tile_size", "overlap", "blending", "scale", "flips", "zooms", "thresholds"
     }  # fmt: skip
     kinds = {"multipart/form-data", "application/octet-stream", "application/json", *(f"image/{k}" for k in FORMATS)}
     assert set(labels["requestBody"]["content"]) == kinds

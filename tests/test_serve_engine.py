@@ -17,11 +17,13 @@ from served_model import WAIT, WINDOW, busy_network, in_parallel, micro_checkpoi
 from torch import Tensor
 
 from hrda_core.inference.predictor import Predictor
+from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.tile_queue import TileQueue
 from hrda_core.inference.window_network import Part
 from hrda_core.models.checkpoints import save_checkpoint
 from hrda_core.models.hrda import HRDA
 from serve_app.engine import ClientStopped, DeadlinePassed, Engine, EngineClosed, NoMemory, PredictOptions
+from serve_app.predict_options import check_tiles
 
 # What a probability may change in a batch that requests share; measured: 2e-7 with convolutional encoders, 3e-6 with MiT.
 SHARED_BATCH = 1e-5
@@ -91,6 +93,18 @@ def test_options_are_those_of_the_predictor(content: dict[str, Any], engine: Eng
     )
     half = {**content, "preprocessing": {**content["preprocessing"], "scale": 0.5}}
     assert_same(engine.predict(image, PredictOptions(scale=0.5)), Predictor(half, "cpu").predict([image])[0])
+    zooms = (0.5, 1.0, 1.5)
+    assert_same(engine.predict(image, PredictOptions(zooms=zooms)), Predictor(content, "cpu", zooms=zooms).predict([image])[0])
+
+
+def test_tiles_of_several_zooms_are_counted_at_the_largest_and_where_they_are_looked_at() -> None:
+    measured = Preprocessing((0.0,) * 3, (1.0,) * 3, 1.0, 0, 0, (64, 64), 0.0)  # type: ignore[arg-type]
+    assert check_tiles(256, 256, measured) == 16
+    assert check_tiles(256, 256, replace(measured, zooms=(2.0,))) == 64
+    assert check_tiles(256, 256, replace(measured, zooms=(0.5, 1.0, 2.0))) == 64 + 4 + 9 + 9
+    assert check_tiles(256, 256, replace(measured, zooms=(0.5, 1.0, 2.0), flips=True)) == 128 + 22
+    with pytest.raises(ValueError, match=r"scale, zooms up to 10: 101779 tiles .* are more than"):
+        check_tiles(1024, 1024, replace(measured, zooms=(9.0, 10.0), overlap=0.5))
 
 
 def test_the_model_card_is_json_and_tells_what_the_model_is(content: dict[str, Any], tmp_path: Path) -> None:
@@ -134,6 +148,10 @@ def test_the_licence_of_mix_transformers_is_named() -> None:
         ("scale", 0),
         ("scale", float("inf")),
         ("flips", 1),
+        ("zooms", (0.05,)),
+        ("zooms", ()),
+        ("zooms", 1.0),
+        ("zooms", (1.0,) * 10),
         ("thresholds", "best"),
         ("thresholds", 1.5),
         ("thresholds", [0.5, None]),

@@ -76,6 +76,18 @@ def test_tile_sizes(value: Any) -> None:
     assert read_settings({"tile_size": "256x512"}, MODEL).options.tile_size == (256, 512)
 
 
+@pytest.mark.parametrize("value", [[0.5, 1, 2], "0.5, 1, 2", "[0.5,1,2]", (0.5, 1.0, 2.0)])
+def test_zooms(value: Any) -> None:
+    assert read_settings({"zooms": value}, MODEL).options.zooms == (0.5, 1.0, 2.0)
+    assert read_settings({"zooms": 0.5}, ModelFacts(CLASSES, False)).options.zooms == (0.5,)
+    assert read_settings({"zooms": "auto"}, MODEL).options.zooms is None
+
+
+def test_several_zooms_need_a_background() -> None:
+    with pytest.raises(RequestError, match=r"zooms=\[0.5, 1\]: several need a model with a background, which this one lacks"):
+        read_settings({"zooms": [0.5, 1]}, ModelFacts(CLASSES, False))
+
+
 def test_classes_by_name_and_the_background_apart() -> None:
     assert read_settings({}, MODEL).indices == (1, 2)
     assert read_settings({"classes": ["background", "rust"]}, MODEL).indices == (2,)
@@ -98,6 +110,9 @@ def test_classes_by_name_and_the_background_apart() -> None:
         ("blending", "none", "blending='none': use smooth or average"),
         ("scale", 0, "scale=0: use a number from 0.05 to 4"),
         ("flips", 1, "flips=1: use true or false"),
+        ("zooms", [0.01, 1], "zooms=0.01: use a number from 0.1 to 10"),
+        ("zooms", [], "zooms=[]: use auto, or 1 to 9 factors such as [0.5, 0.7, 1, 1.4]"),
+        ("zooms", {"small": 0.5}, "zooms={'small': 0.5}: use a number"),
         ("threshold", 1.5, "threshold=1.5: use a number from 0 to 1"),
         ("threshold", True, "threshold=True: use tuned"),
         ("threshold", [0.5, 0.5], "threshold=[0.5, 0.5]: use tuned"),
