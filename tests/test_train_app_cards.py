@@ -18,7 +18,7 @@ from hrda_core.presets import PRESETS
 from train_app.choices import ProjectChoice
 from train_app.classes_card import ClassesCard
 from train_app.errors import UserError
-from train_app.hyperparameter_form import SETTINGS
+from train_app.hyperparameter_form import SETTINGS, _parsed
 from train_app.hyperparameters_card import PRESET_LABELS, TEMPLATE, HyperparametersCard
 from train_app.labels import ClassChoice
 from train_app.role_overview import RoleOverview, chosen_datasets, look_at
@@ -26,6 +26,12 @@ from train_app.settings import read_yaml
 from train_app.settings_text import preset_text, with_field
 
 DEFAULTS = TEMPLATE.read_text()
+
+
+def _input(card: HyperparametersCard, path: str, text: str) -> None:
+    """As if typed into the field of the form."""
+    setting = next(setting for setting in SETTINGS if setting.path == path)
+    card._form_changed(path, _parsed(setting, text))
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +108,18 @@ def test_the_yaml_shows_in_the_form() -> None:
     assert card.preset.get_value() == "quick"
     assert card.form.get("adaptation.mixing") == "foreground"
     assert card.form.get("data.crop_width") == 128
+
+
+def test_several_prediction_sizes_are_numbers_with_commas_between() -> None:
+    card = HyperparametersCard(DEFAULTS)
+    assert card.form.get("inference.zooms") == [1.0]
+    _input(card, "inference.zooms", "0.5, 1, 2")
+    assert read_yaml(card.get_hyperparameters()).config().inference.zooms == (0.5, 1.0, 2.0)
+    type_into(card.editor, text="inference: {zooms: [0.7, 1.4]}")
+    card.refresh()
+    assert card.form._inputs["inference.zooms"].get_value() == "0.7, 1.4"
+    _input(card, "inference.zooms", "small")
+    assert "inference.zooms=&#x27;small&#x27;" in card.problem.text
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ Changed = Callable[[str, Any], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """A field of `TrainConfig`. kind: "whole", "number", "switch" or "choice"."""
+    """A field of `TrainConfig`. kind: "whole", "number", "numbers" (with commas between), "switch" or "choice"."""
 
     path: str
     title: str
@@ -60,6 +60,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             ("auto", "class-mix", "foreground", "none"),
         ),
         Setting("adaptation.mask_weight", "Masked consistency", "1 = as MIC published, 0 = off", "number"),
+        Setting("adaptation.foreground_share", "Foreground share", "Of prior-band; -1 = as in the labelled images", "number"),
+        Setting("inference.zooms", "Prediction sizes", "Each photo at the surest of them: 0.5, 0.7, 1, 1.4", "numbers"),
     ),
     "Machine": (
         Setting("precision", "Precision", "auto: bf16 where the GPU has it", "choice", ("auto", "fp32", "bf16")),
@@ -96,6 +98,8 @@ class HyperparameterForm:
                     (widget.check if value else widget.uncheck)()
                 elif setting.kind == "whole":
                     widget.value = value
+                elif setting.kind == "numbers":
+                    widget.set_value(", ".join(f"{number:g}" for number in value))
                 else:
                     widget.set_value(value if setting.kind == "choice" else f"{value:g}")
 
@@ -110,7 +114,7 @@ def _widget(setting: Setting) -> Any:
     name = f"hrda_{setting.path.replace('.', '_')}"
     if setting.kind == "whole":
         return InputNumber(0, min=None, width=150, widget_id=name)
-    if setting.kind == "number":
+    if setting.kind in ("number", "numbers"):
         return Input("0", size="small", widget_id=name)
     if setting.kind == "choice":
         return Select([Select.Item(value) for value in setting.choices], size="small", widget_id=name)
@@ -126,6 +130,9 @@ def _parsed(setting: Setting, value: Any) -> Any:
     if setting.kind == "number":
         with contextlib.suppress(TypeError, ValueError):
             return float(value)
+    if setting.kind == "numbers" and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return [float(part) for part in value.split(",")]
     if setting.kind == "whole" and isinstance(value, float) and value.is_integer():
         return int(value)  # JavaScript knows one kind of number
     return value
@@ -137,4 +144,10 @@ def _fits(setting: Setting, value: Any) -> bool:
         return isinstance(value, bool)
     if setting.kind == "choice":
         return value in setting.choices
-    return isinstance(value, int if setting.kind == "whole" else (int, float)) and not isinstance(value, bool)
+    if setting.kind == "numbers":
+        return isinstance(value, list) and all(_is_number(number) for number in value)
+    return _is_number(value) and (setting.kind == "number" or isinstance(value, int))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
