@@ -1,0 +1,91 @@
+"""The part of the configuration that says how a network adapts to photos without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hrda_core.config_checks import check, one_of, share
+
+AUTO = -1
+
+
+@dataclass(frozen=True)
+class AdaptationConfig:
+    source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: half, else 0)
+    teacher_alpha: float = 0.999  # EMA: min(1 - 1 / (iteration + 1), alpha)
+    teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
+    teacher_zooms: tuple[float, ...] = (1.0,)  # sizes at which the teacher sees a photo; the surest answer counts
+    pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "prior-band" or "band" (uncertain pixels ignored), or "auto"
+    pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
+    band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
+    band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
+    foreground_share: float = -1.0  # prior-band: share of the target that becomes foreground; -1 = as in the labels
+    foreground_at_least: float = 0.3  # prior-band: probability of what may become foreground, whatever the share
+    most_foreground: float = 1.0  # photos of which the teacher finds a larger share are ignored
+    ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
+    pseudo_ignore_top: int = 0  # rows of the crop whose pseudo-labels get weight 0
+    pseudo_ignore_bottom: int = 0
+    margin_top: float = 0.0  # share of the photo's height without pseudo-labels (Cityscapes: the car's hood)
+    margin_bottom: float = 0.0
+    margin_left: float = 0.0
+    margin_right: float = 0.0
+    mixing: str = "auto"  # "class-mix" (DACS), "foreground" (paste foreground with a margin), "none", or "auto"
+    foreground_paste_share: float = 0.5  # mixing "foreground": share of the samples that get a paste
+    foreground_paste_margin: int = 5  # and pixels of source kept around it
+    jitter_probability: float = 0.8  # colour jitter of the mixed image, decided once per iteration
+    jitter_strength: float = 0.2  # brightness, contrast, saturation, hue
+    blur_probability: float = 0.5  # Gaussian blur of the mixed image
+    blur_sigma_min: float = 0.15
+    blur_sigma_max: float = 1.15
+    feature_distance_weight: float = 0.005  # pull towards the ImageNet features; needs pretrained weights; 0 = off
+    feature_distance_min_ratio: float = 0.75  # share of a feature cell that one class must cover
+    feature_distance_classes: tuple[str, ...] = ()  # by name; empty = every class but background
+    mask_weight: float = 0.0  # masked image consistency (MIC); 0 = off
+    mask_block: int = 64  # side of the masked blocks in pixels
+    mask_ratio: float = 0.7  # share of the blocks that is hidden
+
+    def __post_init__(self) -> None:
+        check(
+            self.source_warmup >= AUTO,
+            "adaptation.source_warmup",
+            self.source_warmup,
+            "use iterations, or -1 for auto",
+        )
+        one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
+        in_range = bool(self.teacher_zooms) and all(0.1 <= zoom <= 10 for zoom in self.teacher_zooms)
+        check(in_range, "adaptation.teacher_zooms", self.teacher_zooms, "use factors from 0.1 to 10")
+        one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
+        if self.foreground_share != AUTO:
+            share("adaptation.foreground_share", self.foreground_share)
+        one_of("adaptation.mixing", self.mixing, ("auto", "class-mix", "foreground", "none"))
+        for name in (
+            *("teacher_alpha", "pseudo_threshold", "band_foreground", "band_background", "foreground_paste_share"),
+            *("jitter_probability", "blur_probability", "feature_distance_min_ratio", "mask_ratio"),
+            *("ignored_share", "foreground_at_least", "most_foreground"),
+        ):
+            share(f"adaptation.{name}", getattr(self, name))
+        check(0 <= self.jitter_strength <= 0.5, "adaptation.jitter_strength", self.jitter_strength, "use 0 to 0.5")
+        check(
+            self.band_background <= self.band_foreground,
+            "adaptation.band_background",
+            self.band_background,
+            "must not exceed band_foreground",
+        )
+        check(
+            0 < self.blur_sigma_min <= self.blur_sigma_max,
+            "adaptation.blur_sigma_min",
+            self.blur_sigma_min,
+            "use 0 < min <= max",
+        )
+        for side in ("top", "bottom", "left", "right"):
+            value = getattr(self, f"margin_{side}")
+            check(0 <= value < 0.5, f"adaptation.margin_{side}", value, "use a share from 0 up to 0.5")
+        for name in (
+            "pseudo_ignore_top",
+            "pseudo_ignore_bottom",
+            "foreground_paste_margin",
+            "feature_distance_weight",
+            "mask_weight",
+        ):
+            check(getattr(self, name) >= 0, f"adaptation.{name}", getattr(self, name), "must not be negative")
+        check(self.mask_block >= 1, "adaptation.mask_block", self.mask_block, "use at least 1 pixel")
