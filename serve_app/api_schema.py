@@ -36,7 +36,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "flips": ({"type": "boolean"}, "average with the mirrored image"),
     "zooms": (
         {"type": "string", "pattern": f"^{ZOOM}(,{ZOOM}){{0,{MOST_ZOOMS - 1}}}$"},
-        "several factors with commas between: the image is predicted at the one at which the model is surest",
+        "several factors with commas between: predictions at the two at which the model is surest are averaged",
     ),
     "thresholds": (
         {"type": "string", "pattern": f"^(tuned|argmax|{SHARE}(,{SHARE})*)$", "maxLength": 5000},

@@ -9,7 +9,7 @@ from typing import Any
 
 from hrda_core.inference.preprocessing import LARGEST_ZOOM, SMALLEST_WINDOW, SMALLEST_ZOOM, Preprocessing
 from hrda_core.inference.tiling import BLENDINGS
-from hrda_core.inference.zoom_choice import WINDOWS
+from hrda_core.inference.zoom_choice import WINDOWS, zooms_averaged
 
 LARGEST_TILE = 2048  # pixels; the network's memory grows with the tile's area
 LARGEST_OVERLAP = 0.9  # at 0.9 every pixel is predicted a hundred times
@@ -24,7 +24,7 @@ class PredictOptions:
 
     tile_size: (height, width) of the sliding window in pixels. overlap: share by which neighbours overlap. blending:
     "smooth" or "average". scale: by how much the image is resized for the network. flips: average with the mirrored image.
-    zooms: factors of that size at which the image is looked at; it is predicted at the one at which the network is surest.
+    zooms: factors of that size at which the image is looked at; those at which the network is surest count.
     thresholds: "tuned" (those in the checkpoint), "argmax", one number for all foreground classes, or one for each.
     probabilities: hand back those of every class, (C, H, W).
 
@@ -94,7 +94,8 @@ def check_tiles(height: int, width: int, preprocessing: Preprocessing) -> int:
     zooms = preprocessing.zooms
     by_zoom = [_tiles(preprocessing.network_size(height, width, zoom), preprocessing) for zoom in zooms]
     looked_at = sum(min(tiles, WINDOWS) for tiles in by_zoom) if len(zooms) > 1 else 0  # to choose between sizes
-    tiles = max(by_zoom) * (2 if preprocessing.flips else 1) + looked_at
+    predicted = sum(sorted(by_zoom)[-zooms_averaged(len(zooms)) :])
+    tiles = predicted * (2 if preprocessing.flips else 1) + looked_at
     if tiles > MAX_TILES:
         size = "x".join(map(str, preprocessing.window))
         largest = f", zooms up to {max(zooms):g}" if len(zooms) > 1 else ""

@@ -101,8 +101,8 @@ def test_tiles_of_several_zooms_are_counted_at_the_largest_and_where_they_are_lo
     measured = Preprocessing((0.0,) * 3, (1.0,) * 3, 1.0, 0, 0, (64, 64), 0.0)  # type: ignore[arg-type]
     assert check_tiles(256, 256, measured) == 16
     assert check_tiles(256, 256, replace(measured, zooms=(2.0,))) == 64
-    assert check_tiles(256, 256, replace(measured, zooms=(0.5, 1.0, 2.0))) == 64 + 4 + 9 + 9
-    assert check_tiles(256, 256, replace(measured, zooms=(0.5, 1.0, 2.0), flips=True)) == 128 + 22
+    assert check_tiles(256, 256, replace(measured, zooms=(0.5, 1.0, 2.0))) == 64 + 16 + 4 + 9 + 9
+    assert check_tiles(256, 256, replace(measured, zooms=(0.5, 1.0, 2.0), flips=True)) == 160 + 22
     with pytest.raises(ValueError, match=r"scale, zooms up to 10: 101779 tiles .* are more than"):
         check_tiles(1024, 1024, replace(measured, zooms=(9.0, 10.0), overlap=0.5))
 

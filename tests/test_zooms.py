@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from torch import Tensor
 from hrda_core import TrainConfig, train
 from hrda_core.adaptation.teacher import Teacher
 from hrda_core.adaptation.zooms import surest_zoom
-from hrda_core.inference.image_bands import probability_bands
+from hrda_core.inference.image_bands import ProbabilityBand, averaged, probability_bands
 from hrda_core.inference.predictor import Predictor
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.window_network import Part
@@ -129,13 +129,32 @@ class WidthNetwork:
         raise AssertionError("it has no details")
 
 
-@pytest.mark.parametrize(("width", "zoom"), [(4, 2.0), (8, 1.0), (16, 0.5)])
-def test_a_photo_is_predicted_at_the_size_that_suits_the_network(width: int, zoom: float) -> None:
+def predicted(width: int, *zooms: float) -> np.ndarray[Any, Any]:
     pixels = (bars(width)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    several = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0, 0, (128, 128), 0.0, zooms=(0.5, 1.0, 2.0))
-    known = replace(several, zooms=(zoom,))
-    ours, expected = ([band.probabilities for band in probability_bands(WidthNetwork(), pixels, p)] for p in (several, known))
-    np.testing.assert_array_equal(np.concatenate(ours, axis=1), np.concatenate(expected, axis=1))
+    preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0, 0, (128, 128), 0.0, zooms=zooms)
+    return np.concatenate([band.probabilities for band in probability_bands(WidthNetwork(), pixels, preprocessing)], axis=1)
+
+
+@pytest.mark.parametrize(("width", "zooms", "zoom"), [(4, (1.0, 2.0), 2.0), (8, (2.0, 1.0), 1.0), (16, (0.5, 1.0), 0.5)])
+def test_a_photo_is_predicted_at_the_size_that_suits_the_network(width: int, zooms: tuple[float, ...], zoom: float) -> None:
+    np.testing.assert_array_equal(predicted(width, *zooms), predicted(width, zoom))
+
+
+@pytest.mark.parametrize(("width", "surest"), [(4, (2.0, 1.0)), (16, (0.5, 1.0))])
+def test_of_three_sizes_or_more_the_two_surest_are_averaged(width: int, surest: tuple[float, float]) -> None:
+    expected = np.mean([predicted(width, zoom) for zoom in surest], axis=0)
+    np.testing.assert_allclose(predicted(width, 0.5, 1.0, 2.0), expected, atol=1e-6)
+
+
+def test_streams_whose_bands_end_elsewhere_are_averaged_row_by_row() -> None:
+    rows = np.arange(20, dtype=np.float32).reshape(1, 10, 2)
+    streams = []
+    for ends, factor in (((3, 4, 10), 1), ((1, 10), 3), ((5, 6, 10), 5)):
+        starts = (0, *ends[:-1])
+        streams.append(iter([ProbabilityBand(a, factor * rows[:, a:b]) for a, b in zip(starts, ends, strict=True)]))
+    bands = list(averaged(streams))
+    assert [band.top for band in bands] == [0, 1, 3, 4, 5, 6]
+    np.testing.assert_allclose(np.concatenate([band.probabilities for band in bands], axis=1), 3 * rows)
 
 
 def test_a_predictor_takes_zooms_and_says_which_do_not_fit() -> None:

@@ -61,7 +61,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         ),
         Setting("adaptation.mask_weight", "Masked consistency", "1 = as MIC published, 0 = off", "number"),
         Setting("adaptation.foreground_share", "Foreground share", "Of prior-band; -1 = as in the labelled images", "number"),
-        Setting("inference.zooms", "Prediction sizes", "Each photo at the surest of them: 0.5, 0.7, 1, 1.4", "numbers"),
+        Setting("inference.zooms", "Prediction sizes", "Each photo at the surest: 0.35, 0.5, 0.7, 1, 1.4", "numbers"),
     ),
     "Machine": (
         Setting("precision", "Precision", "auto: bf16 where the GPU has it", "choice", ("auto", "fp32", "bf16")),

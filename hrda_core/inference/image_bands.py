@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from hrda_core.inference.resampling import resized_bands, resized_rows
 from hrda_core.inference.shared_details import SharedDetails
 from hrda_core.inference.tiling import logit_bands
 from hrda_core.inference.window_network import Network
-from hrda_core.inference.zoom_choice import surest_zoom
+from hrda_core.inference.zoom_choice import surest_zooms, zooms_averaged
 from hrda_core.models.hrda import Box
 
 
@@ -50,19 +50,44 @@ class ImageWindows:
         return (pixels - self.mean) / self.std
 
 
-@torch.no_grad()
 def probability_bands(network: Network, image: Image, preprocessing: Preprocessing) -> Iterator[ProbabilityBand]:
     """(H, W, 3) uint8 RGB -> probabilities from top to bottom, without a gap, at the image's size.
 
-    Logits are resized, never labels; softmax comes last. Flips average logits: one buffer then serves both views.
+    Logits are resized, never labels; softmax comes last. Flips average logits: one buffer then serves both views. Of several
+    zooms the surest count, whose probabilities are averaged.
     """
-    views = [ImageWindows(image, preprocessing, network.device, zoom) for zoom in preprocessing.zooms]
-    read = views[0]
+    views = {zoom: ImageWindows(image, preprocessing, network.device, zoom) for zoom in preprocessing.zooms}
+    chosen = list(views)
     if len(views) > 1:
-        sizes = [(zoom, view.size, view) for zoom, view in zip(preprocessing.zooms, views, strict=True)]
-        zoom = surest_zoom(network, sizes, preprocessing.window, preprocessing.overlap)
-        read = views[preprocessing.zooms.index(zoom)]
+        with torch.no_grad():
+            sizes = [(zoom, view.size, view) for zoom, view in views.items()]
+            surest = surest_zooms(network, sizes, preprocessing.window, preprocessing.overlap)
+        chosen = surest[: zooms_averaged(len(views))]
+    streams = [_bands_of(network, views[zoom], preprocessing) for zoom in chosen]
+    yield from streams[0] if len(streams) == 1 else averaged(streams)
+
+
+@torch.no_grad()
+def _bands_of(network: Network, read: ImageWindows, preprocessing: Preprocessing) -> Iterator[ProbabilityBand]:
     shared = SharedDetails.of(network, preprocessing.tiling.boxes(*read.size))
     bands = logit_bands(read, network, read.size, preprocessing.tiling, shared)
-    for top, logits in resized_bands(bands, read.size, (image.shape[0], image.shape[1])):
+    for top, logits in resized_bands(bands, read.size, read.image.shape[:2]):
         yield ProbabilityBand(top, np.asarray(logits[0].softmax(dim=0).cpu().numpy()))
+
+
+def averaged(streams: Sequence[Iterator[ProbabilityBand]]) -> Iterator[ProbabilityBand]:
+    """The mean of several streams of bands of one image, whose bands end at different rows."""
+    rest: list[NDArray[np.float32] | None] = [None] * len(streams)
+    done = 0
+    while True:
+        for i, stream in enumerate(streams):
+            if rest[i] is None:
+                band = next(stream, None)
+                rest[i] = None if band is None else band.probabilities
+        ready = [part for part in rest if part is not None]
+        if len(ready) < len(streams):  # they end together
+            return
+        rows = min(part.shape[1] for part in ready)
+        yield ProbabilityBand(done, np.mean([part[:, :rows] for part in ready], axis=0, dtype=np.float32))
+        done += rows
+        rest = [part[:, rows:] if part.shape[1] > rows else None for part in ready]

@@ -19,7 +19,7 @@ class Preprocessing:
 
     scale, fit_short, fit_long: see `DataConfig`. window: (height, width) of the sliding window. overlap: share of it.
     blending, flips: see `Tiling`. tile_batch: windows per pass of the network. zooms: sizes at which a photo is looked at, of
-    which the surest one counts. The defaults of these four are what checkpoints were measured with that were written before
+    which the surest count. The defaults of these four are what checkpoints were measured with that were written before
     the fields existed.
 
     Raises:
