@@ -281,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--flips", action="store_true", default=None, help="average with the mirrored photo; twice the time")
     command.add_argument("--blending", choices=BLENDINGS, help="of overlapping windows; default: the checkpoint's")
     command.add_argument("--tile-batch", type=int, help="windows at once; default: the checkpoint's")
-    zooms = "sizes at which each photo is looked at, such as 0.35 0.5 0.7 1 1.4; the two surest are averaged; default: the checkpoint's"
+    zooms = "sizes to look at each photo at, such as 0.35 0.5 0.7 1 1.4; the two surest are averaged; default: the checkpoint's"
     command.add_argument("--zooms", type=float, nargs="+", help=zooms)
     command.add_argument("--compile", action="store_true", help="torch.compile: slow at first, then faster")
     _add_network(command)

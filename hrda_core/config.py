@@ -113,9 +113,7 @@ class InferenceConfig:
     detail_overlap: float = 0.0  # and, within a window, detail windows; 0.5 as published takes over twice as long
     blending: str = "smooth"  # of overlapping windows: "smooth" (their middle counts more), or "average" as published
     flips: bool = False  # average with the mirrored image: twice the time, a little better
-    zooms: tuple[float, ...] = (
-        1.0,
-    )  # sizes at which each photo is looked at; the surest counts, the two surest of three or more
+    zooms: tuple[float, ...] = (1.0,)  # sizes at which each photo is looked at; the two surest are averaged
     tile_batch: int = 4  # windows that go through the network at once
     network: str = "teacher"  # which of the two networks is selected by default: "teacher" or "student"
     tune_thresholds: bool = True  # choose each class's threshold on the validation set; argmax stays available
