@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hrda_core.data.samples import ClassInfo, Image, check_image
@@ -93,7 +95,17 @@ class Engine:
         height, width = self.preprocessing.window
         for batch in sorted({1, self.preprocessing.tile_batch}):
             self._queue.submit(torch.zeros(batch, 3, height, width, device=self.device)).result()
+        if self.device.type == "cuda":
+            self._warm_up_shared_details()
         return time.monotonic() - start
+
+    def _warm_up_shared_details(self) -> None:
+        """Tiles of one image share details, of which other batches are made than of tiles."""
+        plain = replace(self.preprocessing, scale=1.0, fit_short=0, fit_long=0, zooms=(1.0,))
+        height, width = plain.window
+        row = np.zeros((height, width * (1 + plain.tile_batch) // 2, 3), dtype=np.uint8)
+        for _ in probability_bands(RequestNetwork(self._queue, None, None), row, plain):
+            pass
 
     def predict(
         self,

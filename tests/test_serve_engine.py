@@ -328,6 +328,14 @@ def test_warming_up_finds_the_batch_that_fits(engine: Engine, monkeypatch: pytes
     assert engine.tile_batch == 1
 
 
+def test_details_that_tiles_share_are_warmed_up_too(engine: Engine) -> None:
+    """On a GPU a part of warming up."""
+    before = engine.tile_statistics().tiles
+    engine._warm_up_shared_details()
+    assert engine.tile_statistics().tiles > before
+    assert engine.tiles_waiting == 0
+
+
 # -- deadlines and clients that go --------------------------------------------------------------------------------------
 
 
