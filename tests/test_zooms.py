@@ -129,9 +129,10 @@ class WidthNetwork:
         raise AssertionError("it has no details")
 
 
-def predicted(width: int, *zooms: float) -> np.ndarray[Any, Any]:
+def predicted(width: int, *zooms: float, most_foreground: float = 1.0) -> np.ndarray[Any, Any]:
     pixels = (bars(width)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0, 0, (128, 128), 0.0, zooms=zooms)
+    rules = {"zooms": zooms, "most_foreground": most_foreground}
+    preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0, 0, (128, 128), 0.0, **rules)  # type: ignore[arg-type]
     return np.concatenate([band.probabilities for band in probability_bands(WidthNetwork(), pixels, preprocessing)], axis=1)
 
 
@@ -144,6 +145,13 @@ def test_a_photo_is_predicted_at_the_size_that_suits_the_network(width: int, zoo
 def test_of_three_sizes_or_more_the_two_surest_are_averaged(width: int, surest: tuple[float, float]) -> None:
     expected = np.mean([predicted(width, zoom) for zoom in surest], axis=0)
     np.testing.assert_allclose(predicted(width, 0.5, 1.0, 2.0), expected, atol=1e-6)
+
+
+def test_a_size_at_which_more_is_found_than_in_any_labelled_image_does_not_count() -> None:
+    """A bar of 16 of 128 columns: at half its size, which suits the network, an eighth of the photo."""
+    assert np.array_equal(predicted(16, 0.5, 1.0), predicted(16, 0.5))
+    with_less = predicted(16, 0.5, 1.0, most_foreground=0.05)  # at either size too much: the one with less
+    assert np.array_equal(with_less, predicted(16, 1.0))
 
 
 def test_streams_whose_bands_end_elsewhere_are_averaged_row_by_row() -> None:

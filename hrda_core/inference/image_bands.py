@@ -61,7 +61,7 @@ def probability_bands(network: Network, image: Image, preprocessing: Preprocessi
     if len(views) > 1:
         with torch.no_grad():
             sizes = [(zoom, view.size, view) for zoom, view in views.items()]
-            surest = surest_zooms(network, sizes, preprocessing.window, preprocessing.overlap)
+            surest = surest_zooms(network, sizes, preprocessing.window, preprocessing.overlap, preprocessing.most_foreground)
         chosen = surest[: zooms_averaged(len(views))]
     streams = [_bands_of(network, views[zoom], preprocessing) for zoom in chosen]
     yield from streams[0] if len(streams) == 1 else averaged(streams)

@@ -19,8 +19,9 @@ class Preprocessing:
 
     scale, fit_short, fit_long: see `DataConfig`. window: (height, width) of the sliding window. overlap: share of it.
     blending, flips: see `Tiling`. tile_batch: windows per pass of the network. zooms: sizes at which a photo is looked at, of
-    which the surest count. The defaults of these four are what checkpoints were measured with that were written before
-    the fields existed.
+    which the surest count. most_foreground: share of foreground in the fullest labelled image; sizes at which a photo
+    would have more do not count. The defaults of these five are what checkpoints were measured with that were written
+    before the fields existed.
 
     Raises:
         ValueError: a value out of range.
@@ -37,6 +38,7 @@ class Preprocessing:
     flips: bool = False
     tile_batch: int = 4
     zooms: tuple[float, ...] = (1.0,)
+    most_foreground: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.window) != 2 or min(self.window) < SMALLEST_WINDOW:
@@ -49,6 +51,8 @@ class Preprocessing:
             raise ValueError(f"tile_batch={self.tile_batch}: use at least 1")
         if not self.zooms or not all(SMALLEST_ZOOM <= zoom <= LARGEST_ZOOM for zoom in self.zooms):
             raise ValueError(f"zooms={tuple(self.zooms)}: use factors from {SMALLEST_ZOOM} to {LARGEST_ZOOM}")
+        if not 0 <= self.most_foreground <= 1:
+            raise ValueError(f"most_foreground={self.most_foreground}: use a share from 0 to 1")
 
     @property
     def tiling(self) -> Tiling:

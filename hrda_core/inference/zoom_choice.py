@@ -18,19 +18,29 @@ def surest_zooms(
     sizes: Sequence[tuple[float, tuple[int, int], Callable[[Box], Tensor]]],
     window: tuple[int, int],
     overlap: float,
+    most: float = 1.0,
 ) -> list[float]:
-    """The surest of `sizes` first, each a zoom, the (height, width) of the photo at it, and what reads a window (1, 3, h, w)."""
+    """The surest of `sizes` first, each a zoom, the (height, width) of the photo at it, and what reads a window (1, 3, h, w).
+
+    Sizes at which more than a share of `most` is foreground are left out: a shadow that becomes a crack is found surely, too.
+    Where all are, the one with the least remains.
+    """
     known = {zoom: (size, read) for zoom, size, read in sizes}
     ordered = nearest_to_one(list(known))
-    scores = []
+    scores, shares = [], []
     for zoom in ordered:
         size, read = known[zoom]
         boxes = window_boxes(*size, window, overlap)
         step = max(len(boxes) / WINDOWS, 1)
-        found = [foreground_found(network(read(boxes[int(i * step)]))) for i in range(min(len(boxes), WINDOWS))]
-        scores.append(sureness(torch.cat([p for p, _ in found]).sum(), torch.cat([n for _, n in found]).sum()))
-    best = torch.stack(scores).argsort(descending=True, stable=True)
-    return [ordered[int(position)] for position in best]
+        seen = [read(boxes[int(i * step)]) for i in range(min(len(boxes), WINDOWS))]
+        found = [foreground_found(network(windows)) for windows in seen]
+        pixels = torch.cat([n for _, n in found]).sum()
+        scores.append(sureness(torch.cat([p for p, _ in found]).sum(), pixels))
+        shares.append(pixels / sum(windows.shape[2] * windows.shape[3] for windows in seen))
+    plausible = [i for i, share in enumerate(shares) if share <= most]
+    if not plausible:
+        return [ordered[int(torch.stack(shares).argmin())]]
+    return [ordered[i] for i in sorted(plausible, key=lambda i: -float(scores[i]))]
 
 
 def zooms_averaged(count: int) -> int:

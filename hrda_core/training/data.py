@@ -41,6 +41,14 @@ class RunData:
         totals = self.training.labelled.pixels[:, :-1].sum(axis=0)
         return tuple((totals / max(int(totals.sum()), 1)).tolist())
 
+    def most_foreground(self) -> float:
+        """Share of the foreground among the labelled pixels of the image that has most; 1 without a background."""
+        if not self.has_background:
+            return 1.0
+        pixels = self.training.labelled.pixels[:, :-1]
+        shares = pixels[:, 1:].sum(axis=1) / np.maximum(pixels.sum(axis=1), 1)
+        return float(shares.max())
+
 
 def prepare(
     config: TrainConfig,

@@ -76,7 +76,8 @@ def build_feature_distance(
     return FeatureDistance(student.encoder, counting, ratio, len(classes), config.model.multi_resolution)
 
 
-def preprocessing_of(config: TrainConfig, student: HRDA) -> Preprocessing:
+def preprocessing_of(config: TrainConfig, student: HRDA, most_foreground: float = 1.0) -> Preprocessing:
+    """most_foreground: share of it in the fullest labelled image."""
     data, inference = config.data, config.inference
     return Preprocessing(
         mean=student.encoder.mean,
@@ -90,6 +91,7 @@ def preprocessing_of(config: TrainConfig, student: HRDA) -> Preprocessing:
         flips=inference.flips,
         tile_batch=inference.tile_batch,
         zooms=inference.zooms,
+        most_foreground=most_foreground,
     )
 
 

@@ -63,7 +63,7 @@ class Run:
         self.device = ranks.device(self.config.device)
         self.learner = build_learner(data, self.device, ranks, tell)
         self.optimizer = build_optimizer(self.learner.student, self.config.optimisation, self.config.precision != "reference")
-        self.preprocessing = networks.preprocessing_of(self.config, self.learner.student)
+        self.preprocessing = networks.preprocessing_of(self.config, self.learner.student, data.most_foreground())
         self.evaluator = Evaluator(
             self.learner,
             self.preprocessing,
