@@ -39,7 +39,8 @@ def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
                 "head_factor": 5.0,
                 "warmup_iterations": iterations // 12,
             },
-            "inference": {"window_height": 448, "window_width": 448, "overlap": 0.25},
+            # at one size, so that arms differ by what they learned; benchmarks/sizes.py measures several
+            "inference": {"window_height": 448, "window_width": 448, "overlap": 0.25, "zooms": [1.0]},
             "schedule": {
                 **{"validate_every": evaluations, "checkpoint_every": evaluations, "preview_every": iterations},
                 **{"previews": 4, "log_every": 20, "label_free_photos": 8},

@@ -20,6 +20,7 @@ __all__ = [
     "AUTO",
     "MODES",
     "PRECISIONS",
+    "SEVERAL_ZOOMS",
     "AdaptationConfig",
     "AugmentationConfig",
     "DataConfig",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 MODES = ("source-only", "adapt", "supervised", "semi-supervised")
+SEVERAL_ZOOMS = (0.35, 0.5, 0.7, 1.0, 1.4)
 PRECISIONS = ("auto", "fp32", "bf16", "reference")
 
 
@@ -113,7 +115,9 @@ class InferenceConfig:
     detail_overlap: float = 0.0  # and, within a window, detail windows; 0.5 as published takes over twice as long
     blending: str = "smooth"  # of overlapping windows: "smooth" (their middle counts more), or "average" as published
     flips: bool = False  # average with the mirrored image: twice the time, a little better
-    zooms: tuple[float, ...] = (1.0,)  # sizes at which each photo is looked at; the two surest are averaged
+    # sizes at which each photo is looked at, of which the two surest are averaged; none = auto: several for one class beside
+    # background, unless labels are the target's own
+    zooms: tuple[float, ...] = ()
     tile_batch: int = 4  # windows that go through the network at once
     network: str = "teacher"  # which of the two networks is selected by default: "teacher" or "student"
     tune_thresholds: bool = True  # choose each class's threshold on the validation set; argmax stays available
@@ -123,7 +127,7 @@ class InferenceConfig:
         for name in ("overlap", "detail_overlap"):
             check(0 <= getattr(self, name) < 1, f"inference.{name}", getattr(self, name), "use 0 up to, not including, 1")
         one_of("inference.blending", self.blending, ("smooth", "average"))
-        in_range = bool(self.zooms) and all(0.1 <= zoom <= 10 for zoom in self.zooms)
+        in_range = all(0.1 <= zoom <= 10 for zoom in self.zooms)
         check(in_range, "inference.zooms", self.zooms, "use factors from 0.1 to 10")
         check(self.tile_batch >= 1, "inference.tile_batch", self.tile_batch, "use at least 1")
         one_of("inference.network", self.network, ("teacher", "student"))
@@ -185,7 +189,8 @@ class TrainConfig:
 
         Thin structures (one class beside background, or all classes together below 10 % of the labelled pixels) get
         band pseudo-labels that hold the source's share of foreground, a warm-up on source and no class mixing, which
-        measurements on cracks support; everything else gets the published rule.
+        measurements on cracks support; everything else gets the published rule. One class beside background is predicted at
+        the sizes that suit each photo, unless the labels are the target's own.
 
         Raises:
             ValueError: a rule that needs a background class, where there is none.
@@ -213,10 +218,11 @@ class TrainConfig:
         for name, plain in (("teacher_zooms", (1.0,)), ("most_foreground", 1.0)):
             value = getattr(settled, name)
             check(has_background or value == plain, f"adaptation.{name}", value, fix)
-        zooms = self.inference.zooms
+        several = has_background and num_classes == 2 and self.mode != "supervised"
+        zooms = self.inference.zooms or (SEVERAL_ZOOMS if several else (1.0,))
         check(has_background or len(zooms) == 1, "inference.zooms", zooms, "several need a class named 'background' at index 0")
         check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)
-        return replace(self, adaptation=settled)
+        return replace(self, adaptation=settled, inference=replace(self.inference, zooms=zooms))
 
     def updated(self, changes: Mapping[str, Any]) -> TrainConfig:
         """A copy with nested changes: `config.updated({"optimisation": {"iterations": 300}})`."""

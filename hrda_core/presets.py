@@ -35,7 +35,7 @@ _PUBLISHED_HRDA = TrainConfig(
         feature_distance_classes=_CITYSCAPES_THINGS,
     ),
     optimisation=OptimisationConfig(iterations=40_000),
-    inference=InferenceConfig(network="student", tune_thresholds=False, blending="average", detail_overlap=0.5),
+    inference=InferenceConfig(network="student", tune_thresholds=False, blending="average", detail_overlap=0.5, zooms=(1.0,)),
     schedule=ScheduleConfig(validate_every=4000, checkpoint_every=4000, preview_every=4000),
 )
 PRESETS: dict[str, TrainConfig] = {
@@ -49,7 +49,7 @@ PRESETS: dict[str, TrainConfig] = {
         optimisation=OptimisationConfig(
             iterations=600, batch_size=4, learning_rate=4e-4, head_factor=5.0, warmup_iterations=40, dice_weight=1.0
         ),
-        inference=InferenceConfig(window_height=256, window_width=256, overlap=0.25),
+        inference=InferenceConfig(window_height=256, window_width=256, overlap=0.25, zooms=(1.0,)),
         schedule=ScheduleConfig(validate_every=200, checkpoint_every=200, preview_every=200, log_every=10, label_free_photos=8),
     ),
     "standard": _STANDARD,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hrda_core.config import MODES, TrainConfig
+from hrda_core.config import MODES, SEVERAL_ZOOMS, TrainConfig
 from hrda_core.config_yaml import dump_yaml
 from hrda_core.presets import PRESETS
 
@@ -156,7 +156,6 @@ OUT_OF_RANGE = [
     ("inference.detail_overlap", 1.0),
     ("adaptation.teacher_zooms", (20.0,)),
     ("adaptation.teacher_zooms", ()),
-    ("inference.zooms", ()),
     ("inference.zooms", (0.0,)),
     ("adaptation.most_foreground", 1.5),
     ("adaptation.foreground_at_least", -0.1),
@@ -406,8 +405,29 @@ def test_nothing_else_changes() -> None:
     config = TrainConfig()
     resolved = config.resolve(2, True, 0.03)
     untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0}
-    assert resolved.updated({"adaptation": untouched}) == config
+    assert resolved.updated({"adaptation": untouched, "inference": {"zooms": []}}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
+
+
+@pytest.mark.parametrize(
+    ("mode", "classes", "background", "given", "expected"),
+    [
+        ("adapt", 2, True, (), SEVERAL_ZOOMS),
+        ("source-only", 2, True, (), SEVERAL_ZOOMS),
+        ("supervised", 2, True, (), (1.0,)),  # the labels are the target's own
+        ("adapt", 3, True, (), (1.0,)),
+        ("adapt", 2, False, (), (1.0,)),
+        ("adapt", 2, True, (1.0,), (1.0,)),
+        ("adapt", 3, True, (0.5, 1.0), (0.5, 1.0)),
+    ],
+)
+def test_one_class_beside_background_is_predicted_at_several_sizes(
+    mode: str, classes: int, background: bool, given: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    config = TrainConfig(mode=mode).updated(
+        {"inference": {"zooms": list(given)}, "adaptation": {"pseudo_labels": "confident-fraction"}}
+    )
+    assert config.resolve(classes, background, 0.03).inference.zooms == expected
 
 
 def test_the_expected_foreground_is_that_of_the_labels_unless_given() -> None:

@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
     "data": {"crop_height": 64, "crop_width": 64, "workers": 0},
     "adaptation": {"source_warmup": 2, "teacher_alpha": 0.9},
     "optimisation": {"iterations": 6, "batch_size": 2, "learning_rate": 1e-3, "warmup_iterations": 0},
-    "inference": {"window_height": 96, "window_width": 96},
+    "inference": {"window_height": 96, "window_width": 96, "zooms": [1.0]},
     "schedule": {"validate_every": 3, "checkpoint_every": 3, "preview_every": 3, "previews": 1, "log_every": 2},
 }
 

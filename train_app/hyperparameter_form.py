@@ -61,7 +61,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         ),
         Setting("adaptation.mask_weight", "Masked consistency", "1 = as MIC published, 0 = off", "number"),
         Setting("adaptation.foreground_share", "Foreground share", "Of prior-band; -1 = as in the labelled images", "number"),
-        Setting("inference.zooms", "Prediction sizes", "Each photo at the surest: 0.35, 0.5, 0.7, 1, 1.4", "numbers"),
+        Setting("inference.zooms", "Prediction sizes", "Each photo at the surest of them; empty = auto, 1 = off", "numbers"),
     ),
     "Machine": (
         Setting("precision", "Precision", "auto: bf16 where the GPU has it", "choice", ("auto", "fp32", "bf16")),
@@ -132,7 +132,7 @@ def _parsed(setting: Setting, value: Any) -> Any:
             return float(value)
     if setting.kind == "numbers" and isinstance(value, str):
         with contextlib.suppress(ValueError):
-            return [float(part) for part in value.split(",")]
+            return [float(part) for part in value.split(",") if part.strip()]
     if setting.kind == "whole" and isinstance(value, float) and value.is_integer():
         return int(value)  # JavaScript knows one kind of number
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -72,7 +72,8 @@ class Evaluator:
             return {}
         indices = spread(len(self.photos), count)
         values: dict[str, float] = {}
-        with self._predicting("student") as student, self._predicting("teacher") as teacher:
+        plain = replace(self.preprocessing, zooms=(1.0,))  # what the scores were measured with
+        with self._predicting("student", plain) as student, self._predicting("teacher", plain) as teacher:
             own = indices[self.ranks.rank :: self.ranks.size]
             work = partial(label_free_sums, student, teacher, self.photos, own, self.has_background, self._watch)
             pairs = self.ranks.together(work)
@@ -154,7 +155,9 @@ class Evaluator:
             raise Stopped
 
     @contextmanager
-    def _predicting(self, network: str) -> Iterator[Callable[[Image], NDArray[np.float32]]]:
+    def _predicting(
+        self, network: str, preprocessing: Preprocessing | None = None
+    ) -> Iterator[Callable[[Image], NDArray[np.float32]]]:
         """The network in eval mode as a function from images to probabilities; afterwards both are as training needs them."""
         model: HRDA = self.learner.student if network == "student" else self.learner.teacher.model
         training, overlap = self.learner.student.training, model.detail_overlap
@@ -167,7 +170,7 @@ class Evaluator:
             with (
                 without_compilation() if self.learner.config.compile else nullcontext()
             ):  # images of many sizes would be compiled one by one
-                yield lambda image: image_probabilities(windows, image, self.preprocessing)
+                yield lambda image: image_probabilities(windows, image, preprocessing or self.preprocessing)
         finally:
             model.detail_overlap = overlap
             self.learner.student.train(training)

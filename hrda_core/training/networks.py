@@ -90,7 +90,7 @@ def preprocessing_of(config: TrainConfig, student: HRDA, most_foreground: float 
         blending=inference.blending,
         flips=inference.flips,
         tile_batch=inference.tile_batch,
-        zooms=inference.zooms,
+        zooms=inference.zooms or (1.0,),
         most_foreground=most_foreground,
     )
 
