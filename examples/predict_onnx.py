@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 NO_CLASS = 255
 FAINTEST = 1e-3  # weight at the border of a smooth window
+FEW = 20  # pixels: a speck of a few sure ones must not decide on the size
 
 
 class OnnxPredictor:
@@ -30,23 +31,40 @@ class OnnxPredictor:
         self.window = tuple(self.preprocessing["window"])
 
     def predict(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        zooms = sorted(self.preprocessing.get("zooms", [1.0]), key=lambda zoom: max(zoom, 1 / zoom))
+        found = [self.at_size(image, zoom) for zoom in zooms]
+        probabilities = np.mean(self.surest(found) if len(found) > 1 else found, axis=0)
+        return self.labels(probabilities), probabilities
+
+    def surest(self, found: list[np.ndarray]) -> list[np.ndarray]:
+        """The two of three or more sizes, else the one, at which foreground is found most surely, but not too much of it."""
+        foreground = [1 - shares[0] for shares in found]
+        parts = [share[share > 0.5] for share in foreground]
+        much = [part.size / share.size for part, share in zip(parts, foreground, strict=True)]
+        plausible = [i for i, share in enumerate(much) if share <= self.preprocessing.get("most_foreground", 1.0)]
+        if not plausible:
+            return [found[int(np.argmin(much))]]
+        order = sorted(plausible, key=lambda i: -parts[i].sum() / (parts[i].size + FEW))
+        return [found[i] for i in order[: 2 if len(found) > 2 else 1]]
+
+    def at_size(self, image: np.ndarray, zoom: float) -> np.ndarray:
         height, width = image.shape[:2]
-        seen = self.resized(image)
+        seen = self.resized(image, zoom)
         total, weights = self.blended(seen)
         if self.preprocessing["flips"]:
             mirrored, mirrored_weights = self.blended(seen[:, ::-1])
             total, weights = total + mirrored[:, :, ::-1], weights + mirrored_weights[:, ::-1]
         planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in total / weights]
         shares = np.exp(np.stack(planes) - np.max(planes, axis=0))
-        probabilities = shares / shares.sum(axis=0)
-        return self.labels(probabilities), probabilities
+        return shares / shares.sum(axis=0)
 
-    def resized(self, image: np.ndarray) -> np.ndarray:
-        """The image at the size that the network was trained for."""
+    def resized(self, image: np.ndarray, zoom: float) -> np.ndarray:
+        """The image at the size that the network was trained for, times `zoom`."""
         height, width = image.shape[:2]
         scale, short, long = (self.preprocessing[key] for key in ("scale", "fit_short", "fit_long"))
         if short:
             scale = min(short / min(height, width), long / max(height, width))
+        scale *= zoom
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         return np.rint(cv2.resize(image.astype(np.float32), size, interpolation=way)).astype(np.uint8)
