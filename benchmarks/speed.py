@@ -75,7 +75,7 @@ def measure(encoder: str, options: argparse.Namespace) -> dict[str, Any]:
         for task in tasks:
             seconds: dict[str, list[float]] = {arm: [] for arm in options.arms}
             peaks: dict[str, float] = {}
-            warm_ups = GPU_WARM_UPS if options.device.startswith("cuda") else 1
+            warm_ups = options.warm_ups
             for repetition in range(options.repetitions + warm_ups):
                 for worker in workers:
                     answer = worker.ask(task)
@@ -140,12 +140,15 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="default: those for the device")
     parser.add_argument("--without", nargs="*", default=[], help="tasks to leave out, such as 'teacher'")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--warm-ups", type=int, help=f"repetitions that do not count; default: 1, on a GPU {GPU_WARM_UPS}")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--iterations", type=int, default=300, help="of `losses`")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/DATE-speed.json")
     options = parser.parse_args()
     options.arms = options.arms or (GPU_ARMS if options.device.startswith("cuda") else CPU_ARMS)
+    if options.warm_ups is None:
+        options.warm_ups = GPU_WARM_UPS if options.device.startswith("cuda") else 1
     about = machine(options)
     if options.what == "losses":
         from benchmarks.speed_losses import compare
