@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.arms import NETWORKS, folder_of
 from benchmarks.intervals import argmax_iou, difference
 from benchmarks.pairs import CRACK_PAIRS, Pair, crack_pair
 from benchmarks.photo_counts import PhotoCounts, count_photos
 from hrda_core import Dataset, Predictor
 from hrda_core.config import SEVERAL_ZOOMS
-from hrda_core.data.samples import class_pixels
+from hrda_core.data.pixel_index import class_pixels, most_foreground
 from hrda_core.models.checkpoints import load_checkpoint
 
 
@@ -50,7 +48,7 @@ def main() -> None:
 def row(pair: Pair, run: Path, arm: str, seed: int, network: str, zooms: Sequence[float]) -> dict[str, Any]:
     """IoU at one size, as the benchmark counted it, and at several, with the interval of the difference."""
     content = load_checkpoint(run / "checkpoints" / "last.pth")
-    content["preprocessing"]["most_foreground"] = most_foreground(pair.source)
+    content["preprocessing"]["most_foreground"] = most_foreground(class_pixels(pair.source))
     predictor = Predictor(content, network=network, zooms=zooms)
     several = count_photos(predictor.probabilities, pair.report, tolerance=2)
     several.save(run / f"{network}_sizes.npz")
@@ -59,11 +57,6 @@ def row(pair: Pair, run: Path, arm: str, seed: int, network: str, zooms: Sequenc
     found = {"arm": arm, "seed": seed, "network": network, "zooms": list(zooms)}
     figures = {"one": argmax_iou(one), "several": argmax_iou(several), "low": low, "high": high}
     return {**found, **{name: round(100 * float(value), 2) for name, value in figures.items()}}
-
-
-def most_foreground(source: Dataset) -> float:
-    pixels = class_pixels(source)[:, :-1]
-    return float((pixels[:, 1:].sum(axis=1) / np.maximum(pixels.sum(axis=1), 1)).max())
 
 
 if __name__ == "__main__":

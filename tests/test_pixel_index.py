@@ -17,7 +17,7 @@ import pytest
 from hrda_core.data import file_facts
 from hrda_core.data.memory_of_files import FILE_NAME, FileMemory, default_folder
 from hrda_core.data.parallel import Stopped, in_order
-from hrda_core.data.pixel_index import class_pixels
+from hrda_core.data.pixel_index import class_pixels, most_foreground
 from hrda_core.data.samples import ClassInfo, Dataset
 
 CLASSES = (ClassInfo("background", (0, 0, 0), 0), ClassInfo("crack", (220, 20, 60), 255))
@@ -219,3 +219,9 @@ def test_work_is_done_in_order_a_few_at_a_time(workers: int) -> None:
 def test_an_error_ends_the_work() -> None:
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda i: 1 // (5 - i), range(100), 100, 2))
+
+
+def test_the_fullest_image_counts_by_its_labelled_pixels() -> None:
+    """Background, crack, ignored: 10 %, 50 % of what is labelled, and an image without a label."""
+    pixels = np.array([[90, 10, 0], [5, 5, 90], [0, 0, 100]])
+    assert most_foreground(pixels) == 0.5

@@ -179,3 +179,10 @@ def test_several_zooms_need_a_background() -> None:
     config = TrainConfig().updated({"inference": {"zooms": [0.5, 1.0]}})
     with pytest.raises(ValueError, match=r"inference.zooms=\(0.5, 1.0\): several need a class named 'background'"):
         config.resolve(19, False, 1.0)
+
+
+def test_a_checkpoint_knows_how_full_the_fullest_labelled_image_is(tmp_path: Path) -> None:
+    source = cracks(3, 0)
+    result = train(tiny(), source, cracks(3, 1, masks=False), directory=tmp_path)
+    fullest = max((np.asarray(source.mask(i)) == 1).mean() for i in range(3))
+    assert Predictor(result.last, "cpu").preprocessing.most_foreground == pytest.approx(fullest)

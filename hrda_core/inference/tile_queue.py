@@ -147,8 +147,8 @@ class TileQueue:
                 self._statistics.tiles += len(windows)
                 self._statistics.batches[len(windows)] += 1
             self._statistics.halvings += int(self.network.limit(first, part) < limit)
-        for job, part in zip(jobs, answers.split([len(job.windows) for job in jobs]), strict=True):
-            job.answer.set_result(part)
+        for job, answer in zip(jobs, answers.split([len(job.windows) for job in jobs]), strict=True):
+            job.answer.set_result(answer)
 
 
 class RequestNetwork:

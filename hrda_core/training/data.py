@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hrda_core.config import TrainConfig
 from hrda_core.data.checks import check_data
+from hrda_core.data.pixel_index import most_foreground
 from hrda_core.data.samples import ClassInfo, Dataset, class_pixels
 from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.events import Listener, Notice, Preparation
@@ -43,11 +44,7 @@ class RunData:
 
     def most_foreground(self) -> float:
         """Share of the foreground among the labelled pixels of the image that has most; 1 without a background."""
-        if not self.has_background:
-            return 1.0
-        pixels = self.training.labelled.pixels[:, :-1]
-        shares = pixels[:, 1:].sum(axis=1) / np.maximum(pixels.sum(axis=1), 1)
-        return float(shares.max())
+        return most_foreground(self.training.labelled.pixels) if self.has_background else 1.0
 
 
 def prepare(
