@@ -20,7 +20,7 @@ app: $(VENV)/.installed-dev
 
 # one process per core, one thread each: several threads per test would compete
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # the table of speed for this machine's processor; under 10 minutes where nothing else runs
 bench: $(VENV)/.installed

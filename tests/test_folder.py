@@ -15,7 +15,7 @@ import torch
 from test_predictor import checkpoint, photo
 
 from hrda_core.__main__ import main
-from hrda_core.data.samples import Dataset, read_classes
+from hrda_core.data.samples import Dataset, read_classes, read_image
 from hrda_core.inference.folder import predict_folder
 from hrda_core.inference.photo_writers import OverlayWriter
 from hrda_core.inference.predictor import Predictor
@@ -151,11 +151,18 @@ def test_a_photo_that_was_stopped_in_the_middle_leaves_no_file(
 ) -> None:
     write_photos(tmp_path / "in", "a.png")
     cv2.imwrite(str(tmp_path / "in" / "b.png"), photo(60, 500))  # several windows
-    predictor, stopped, network = Predictor(binary, "cpu"), threading.Event(), Predictor(binary, "cpu").model
+    predictor, network = Predictor(binary, "cpu"), Predictor(binary, "cpu").model
+    first_asked, stopped = threading.Event(), threading.Event()
+
+    def read(path: Path) -> Any:
+        if path.name == "b.png":  # photos are read side by side; were it the first in line, the first would wait for it
+            assert first_asked.wait(60)
+        return read_image(path)
 
     def logits(windows: torch.Tensor) -> torch.Tensor:
+        first_asked.set()
         if windows.shape[-1] > 70:  # the second photo
-            stopped.wait()
+            assert stopped.wait(60)
             time.sleep(0.3)  # the first windows take longer than it takes to notice
         return network.logits(windows)
 
@@ -163,6 +170,7 @@ def test_a_photo_that_was_stopped_in_the_middle_leaves_no_file(
         stopped.set()
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("hrda_core.inference.folder.read_image", read)
     monkeypatch.setattr(predictor.model, "logits", logits)
     with pytest.raises(KeyboardInterrupt):
         predict_folder(predictor, tmp_path / "in", tmp_path / "out", stop, probabilities=True)
