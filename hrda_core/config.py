@@ -188,9 +188,9 @@ class TrainConfig:
         """Settles every "auto".
 
         Thin structures (one class beside background, or all classes together below 10 % of the labelled pixels) get
-        band pseudo-labels that hold the source's share of foreground, a warm-up on source and no class mixing, which
-        measurements on cracks support; everything else gets the published rule. One class beside background is predicted at
-        the sizes that suit each photo, unless the labels are the target's own.
+        band pseudo-labels of whole photos that hold the source's share of foreground, a warm-up on source and no class
+        mixing, which measurements on cracks support; everything else gets the published rule. One class beside background is
+        predicted at the sizes that suit each photo, unless the labels are the target's own.
 
         Raises:
             ValueError: a rule that needs a background class, where there is none.
@@ -205,6 +205,17 @@ class TrainConfig:
         )
         if settled.pseudo_labels == "prior-band" and a.foreground_share == AUTO:
             settled = replace(settled, foreground_share=foreground_share)
+        banded = settled.pseudo_labels in ("band", "prior-band")
+        # in windows of whole photos, norms have no batch of their own to take statistics of
+        rounds = int(thin and banded and a.teacher_norm == "running") if a.rounds == AUTO else a.rounds
+        fix = "the teacher's norms do not know the photos; use adaptation.teacher_norm=running, or no rounds"
+        check(rounds == 0 or a.teacher_norm == "running", "adaptation.rounds", rounds, fix)
+        settled = replace(
+            settled,
+            rounds=rounds,
+            teacher_zooms=a.teacher_zooms or (SEVERAL_ZOOMS if rounds and has_background and num_classes == 2 else (1.0,)),
+            dice_weight=float(thin and rounds > 0) if a.dice_weight == AUTO else a.dice_weight,
+        )
         if self.mode in ("adapt", "semi-supervised"):
             check(
                 settled.source_warmup < self.optimisation.iterations,
@@ -213,7 +224,6 @@ class TrainConfig:
                 f"must be less than optimisation.iterations={self.optimisation.iterations}, or the run never adapts",
             )
         fix = "needs a class named 'background' at index 0; choose another"
-        banded = settled.pseudo_labels in ("band", "prior-band")
         check(has_background or not banded, "adaptation.pseudo_labels", settled.pseudo_labels, fix)
         for name, plain in (("teacher_zooms", (1.0,)), ("most_foreground", 1.0)):
             value = getattr(settled, name)

@@ -14,7 +14,9 @@ class AdaptationConfig:
     source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: half, else 0)
     teacher_alpha: float = 0.999  # EMA: min(1 - 1 / (iteration + 1), alpha)
     teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
-    teacher_zooms: tuple[float, ...] = (1.0,)  # sizes at which the teacher sees a photo; the surest answer counts
+    rounds: int = AUTO  # at the start of each the teacher labels whole photos; 0 = a crop in every iteration; -1 = auto (thin: 1)
+    round_photos: int = 0  # photos that a round labels and learns from, drawn at random; 0 = all
+    teacher_zooms: tuple[float, ...] = ()  # sizes at which the teacher sees a photo; the surest count; empty = auto
     pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "prior-band" or "band" (uncertain pixels ignored), or "auto"
     pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
@@ -22,6 +24,7 @@ class AdaptationConfig:
     foreground_share: float = -1.0  # prior-band: share of the target that becomes foreground; -1 = as in the labels
     foreground_at_least: float = 0.3  # prior-band: probability of what may become foreground, whatever the share
     most_foreground: float = 1.0  # photos of which the teacher finds a larger share are ignored
+    dice_weight: float = -1.0  # of a soft Dice term on pseudo-labels; -1 = auto (1 in rounds on thin classes, else 0)
     ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
     pseudo_ignore_top: int = 0  # rows of the crop whose pseudo-labels get weight 0
     pseudo_ignore_bottom: int = 0
@@ -52,7 +55,10 @@ class AdaptationConfig:
             "use iterations, or -1 for auto",
         )
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
-        in_range = bool(self.teacher_zooms) and all(0.1 <= zoom <= 10 for zoom in self.teacher_zooms)
+        check(self.rounds >= AUTO, "adaptation.rounds", self.rounds, "use a number of rounds, 0 for none, or -1 for auto")
+        fix = "use 0 or more, or -1 for auto"
+        check(self.dice_weight >= 0 or self.dice_weight == AUTO, "adaptation.dice_weight", self.dice_weight, fix)
+        in_range = all(0.1 <= zoom <= 10 for zoom in self.teacher_zooms)
         check(in_range, "adaptation.teacher_zooms", self.teacher_zooms, "use factors from 0.1 to 10")
         one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
         if self.foreground_share != AUTO:
@@ -86,6 +92,7 @@ class AdaptationConfig:
             "foreground_paste_margin",
             "feature_distance_weight",
             "mask_weight",
+            "round_photos",
         ):
             check(getattr(self, name) >= 0, f"adaptation.{name}", getattr(self, name), "must not be negative")
         check(self.mask_block >= 1, "adaptation.mask_block", self.mask_block, "use at least 1 pixel")

@@ -155,7 +155,9 @@ OUT_OF_RANGE = [
     ("model.detail_overlap", -0.5),
     ("inference.detail_overlap", 1.0),
     ("adaptation.teacher_zooms", (20.0,)),
-    ("adaptation.teacher_zooms", ()),
+    ("adaptation.rounds", -2),
+    ("adaptation.round_photos", -1),
+    ("adaptation.dice_weight", -0.5),
     ("inference.zooms", (0.0,)),
     ("adaptation.most_foreground", 1.5),
     ("adaptation.foreground_at_least", -0.1),
@@ -405,7 +407,8 @@ def test_nothing_else_changes() -> None:
     config = TrainConfig()
     resolved = config.resolve(2, True, 0.03)
     untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0}
-    assert resolved.updated({"adaptation": untouched, "inference": {"zooms": []}}) == config
+    rounds = {"rounds": -1, "teacher_zooms": [], "dice_weight": -1.0}
+    assert resolved.updated({"adaptation": {**untouched, **rounds}, "inference": {"zooms": []}}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
 
 

@@ -77,7 +77,7 @@ def test_crops_hold_the_very_pixels_of_the_image() -> None:
 def test_target_crops_too() -> None:
     image = coded(150, 200)
     for i in range(20):
-        crop, valid = target([image])[i]
+        crop, valid, *_ = target([image])[i]
         top, left = int(crop[0, 0, 0]), int(crop[1, 0, 0])
         assert (pixels(crop) == image[top : top + 64, left : left + 64]).all()
         assert (valid.dtype, bool((valid == 1).all())) == (torch.uint8, True)
@@ -144,7 +144,7 @@ def test_fit_to_short_and_long_side(height: int, width: int, expected: float) ->
 def test_fit_shows_the_whole_photo_where_it_fits() -> None:
     config = replace(PLAIN, fit_short=64, fit_long=80)
     image = np.full((300, 600, 3), 50, np.uint8)  # becomes 40 x 80: cut to 64 columns, padded to 64 rows
-    crop, valid = target([image], config)[0]
+    crop, valid, *_ = target([image], config)[0]
     assert crop.shape == (3, 64, 64)
     assert (valid[:40] == 1).all()
     assert (valid[40:] == 0).all()
@@ -153,7 +153,7 @@ def test_fit_shows_the_whole_photo_where_it_fits() -> None:
 def test_scale_jitter_varies_the_scale_both_ways() -> None:
     ramp = np.tile(np.linspace(0, 250, 1000).astype(np.uint8), (300, 1))
     stream = source([np.repeat(ramp[..., None], 3, axis=-1)], [ramp // 2], replace(PLAIN, scale_jitter=1.0))
-    shown = [float(crop[0, :, -1].float().mean() - crop[0, :, 0].float().mean()) for crop, _ in (stream[i] for i in range(20))]
+    shown = [float(crop[0, :, -1].float().mean() - crop[0, :, 0].float().mean()) for crop, *_ in (stream[i] for i in range(20))]
     assert 7 < min(shown) < 14
     assert 18 < max(shown) < 34
 
@@ -169,7 +169,7 @@ def test_small_images_are_reflected_and_their_padding_never_counts(height: int, 
     assert (label[:h, :w] == 1).all()
     assert (label[h:] == IGNORE).all()
     assert (label[:, w:] == IGNORE).all()
-    photo, valid = target([image])[0]
+    photo, valid, *_ = target([image])[0]
     assert int(valid.sum()) == h * w
     assert (valid[:h, :w] == 1).all()
     for picture in (pixels(crop), pixels(photo)):
@@ -362,14 +362,14 @@ def test_margins_are_shares_of_the_photo() -> None:
     margins = AdaptationConfig(margin_top=0.1, margin_bottom=0.2, margin_left=0.25, margin_right=0.05)
     image = coded(100, 80)
     for i in range(20):
-        crop, valid = target([image], replace(PLAIN, flip=0.5, rotate=0.5), margins)[i]
+        crop, valid, *_ = target([image], replace(PLAIN, flip=0.5, rotate=0.5), margins)[i]
         rows, columns = crop[0].numpy(), crop[1].numpy()
         expected = (rows >= 10) & (rows < 80) & (columns >= 20) & (columns < 76)
         assert (valid.numpy() == expected).all()
 
 
 def test_margins_and_padding_add_up() -> None:
-    _, valid = target([coded(40, 40)], PLAIN, AdaptationConfig(margin_top=0.25, margin_right=0.25))[0]
+    _, valid, *_ = target([coded(40, 40)], PLAIN, AdaptationConfig(margin_top=0.25, margin_right=0.25))[0]
     expected = np.zeros((64, 64))
     expected[10:40, :30] = 1
     assert (valid.numpy() == expected).all()
@@ -479,7 +479,7 @@ def test_photos_that_are_made_smaller_are_not_decoded_whole(tmp_path: Path, scal
     whole = np.pad(pixels, ((0, -1003 % shorter), (0, -801 % shorter), (0, 0)), "edge")  # the last blocks are not full
     expected = np.asarray(cv2.resize(whole, photo.shape[1::-1], interpolation=cv2.INTER_AREA)).astype(float)
     assert np.abs(photo - expected).mean() < 4
-    image, valid = stream[0]
+    image, valid, _ = stream[0]
     assert image.shape == (3, 128, 96) and valid.shape == (128, 96)
     filled = (min(round(1003 * scale), 128), min(round(801 * scale), 96))
     assert abs(int(valid.any(1).sum()) - filled[0]) <= 1 and abs(int(valid.any(0).sum()) - filled[1]) <= 1

@@ -34,7 +34,7 @@ from hrda_core.data.samples import ClassInfo, Dataset
 from hrda_core.models.checkpoints import load_checkpoint
 from hrda_core.training import run as run_module
 from hrda_core.training.distributed import Ranks, joined
-from hrda_core.training.events import Event, Failed, Finished, Metrics
+from hrda_core.training.events import Event, Failed, Finished, Labelling, Metrics
 from hrda_core.training.loop import train
 from hrda_core.training.shared_layers import share_layers
 
@@ -177,6 +177,17 @@ def test_another_number_of_processes_goes_on(config: TrainConfig, alone: Path, t
     assert heard[-1].iteration == 4
     run(directory, config, resume=True)
     assert_same_run(directory, alone)
+
+
+def test_two_processes_share_the_photos_of_a_round(config: TrainConfig, tmp_path: Path) -> None:
+    """Bands of the source's share, which look at the whole batch, and Dice on pseudo-labels included."""
+    rules = ["rounds=2", "source_warmup=2", "pseudo_labels=prior-band", "foreground_share=0.3", "dice_weight=1.0"]
+    config = config.changed([f"adaptation.{rule}" for rule in rules])
+    run(tmp_path / "alone", config)
+    heard, _ = on_ranks(2, tmp_path / "ranks", run, tmp_path / "run", config)
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+    assert [event.done for event in heard if isinstance(event, Labelling)] == [0, 1, 2] * 2  # two of three photos
+    assert max(log(tmp_path / "run")["loss/mixed"]) > 0
 
 
 def test_a_batch_that_cannot_be_shared_out(config: TrainConfig, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ PUBLISHED = {
     "adaptation.teacher_alpha": 0.999,
     "adaptation.teacher_norm": "batch",
     "adaptation.teacher_zooms": (1.0,),
+    "adaptation.rounds": 0,
+    "adaptation.dice_weight": 0.0,
     "adaptation.most_foreground": 1.0,
     "adaptation.pseudo_labels": "confident-fraction",
     "adaptation.pseudo_threshold": 0.968,

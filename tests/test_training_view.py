@@ -206,6 +206,20 @@ def test_the_end_and_a_stop_are_not_hidden_by_iterations(monkeypatch: pytest.Mon
     assert view.status.text.startswith("Adapt: iteration 30 of 100")
 
 
+def test_the_page_tells_that_photos_are_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And does not count that as time of iterations."""
+    monkeypatch.setattr(training_view, "REFRESH", 0.0)
+    view = TrainingView()
+    view.hear(told("Stage", 0, name="adapt"))
+    view.hear(told("Progress", 10, total=100))
+    view.hear(told("Labelling", 10, done=3, total=8))
+    assert view.status.text == "The teacher labels photos: 3 of 8"
+    view.hear(told("Progress", 11, total=100))
+    assert view.status.text == "Adapt: iteration 11 of 100"
+    view.hear(told("Progress", 21, total=100))
+    assert view.status.text.startswith("Adapt: iteration 21 of 100, 1 min 19 s left")
+
+
 def test_the_page_changes_about_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_view, "REFRESH", 0.2)
     view, changes = TrainingView(), []

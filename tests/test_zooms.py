@@ -109,7 +109,12 @@ def test_in_training_the_teacher_sees_crops_at_every_zoom(tmp_path: Path, monkey
         return plain(teacher, image)
 
     monkeypatch.setattr(Teacher, "logits", watched)
-    train(tiny({"adaptation": {"teacher_zooms": [0.7, 1.4]}}), cracks(3, 0), cracks(3, 1, masks=False), directory=tmp_path)
+    train(
+        tiny({"adaptation": {"rounds": 0, "teacher_zooms": [0.7, 1.4]}}),
+        cracks(3, 0),
+        cracks(3, 1, masks=False),
+        directory=tmp_path,
+    )
     assert seen == {(45, 45), (90, 90)}  # of crops of 64
 
 

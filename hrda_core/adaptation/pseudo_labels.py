@@ -12,6 +12,7 @@ from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
 
 BINS = 256  # of the foreground probability
 FORGETTING = 0.98  # per batch: thresholds follow the last 50 batches or so, since a batch of crops alone may hold no crack
+FAINTEST = 1e-4  # of a probability
 LOWEST, HIGHEST = 0.3, 0.99  # of the foreground threshold, whatever share it would take
 BACKGROUND_AT_MOST = 0.5
 
@@ -45,6 +46,18 @@ def uncertain_band(logits: Tensor, foreground: float = 0.5, background: float = 
     labels = torch.where(any_foreground > foreground, best, labels)
     known = (labels != IGNORE).float()
     return PseudoLabels(labels, known, known.mean())
+
+
+def log_probabilities(seen: Tensor, classes: int) -> Tensor:
+    """What is known of whole photos, (N, 3, H, W) uint8 as data/photo_labels.py stores it -> (N, C, H, W), like logits.
+
+    Classes that are neither the first nor the best of the others share what is left.
+    """
+    other, best, first = seen[:, :1].long(), seen[:, 1:2].float() / 255, seen[:, 2:].float() / 255
+    left = (1 - best - first).clamp(min=0) / max(classes - 2, 1)
+    probabilities = left.repeat(1, classes, 1, 1)
+    probabilities[:, :1] = first
+    return probabilities.scatter(1, other, best).clamp(min=FAINTEST).log()
 
 
 class ForegroundHistogram:

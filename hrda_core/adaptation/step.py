@@ -20,6 +20,7 @@ from hrda_core.adaptation.pseudo_labels import (
     ForegroundHistogram,
     PseudoLabels,
     confident_fraction,
+    log_probabilities,
     prior_band,
     uncertain_band,
     without_margins,
@@ -41,10 +42,14 @@ class SourceBatch(NamedTuple):
 
 
 class TargetBatch(NamedTuple):
-    """image: normalised (N, 3, H, W), not augmented. valid: (N, H, W), 0 on padding and on the photo's margins."""
+    """image: normalised (N, 3, H, W), not augmented. valid: (N, H, W), 0 on padding and on the photo's margins.
+
+    seen: what the teacher said of the whole photos (data/photo_labels.py), (N, 3, H, W) uint8; None: ask it about the crops.
+    """
 
     image: Tensor
     valid: Tensor
+    seen: Tensor | None = None
 
 
 class Draws(Protocol):
@@ -81,7 +86,10 @@ def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBa
     """
     adaptation = learner.config.adaptation
     adapting = target is not None and iteration >= adaptation.source_warmup
-    averaging_since = adaptation.source_warmup if learner.config.mode in ("adapt", "semi-supervised") else 0
+    # a teacher that is asked in every iteration begins with the student as the warm-up left it; one that labels whole photos
+    # right after the warm-up is best as the average over it
+    crop_by_crop = learner.config.mode in ("adapt", "semi-supervised") and adaptation.rounds < 1
+    averaging_since = adaptation.source_warmup if crop_by_crop else 0
     learner.teacher.update(learner.student, max(iteration - averaging_since, 0))
 
     distance = learner.feature_distance if adapting else None
@@ -121,7 +129,7 @@ def _learn(
     model, rule = learner.config.model, learner.config.adaptation
     parts = image.chunk(learner.config.optimisation.accumulation)
     box = draws.detail_box(stream, image.shape[2], image.shape[3]) if model.multi_resolution else None
-    dice = learner.config.optimisation.dice_weight if stream == "source" else 0.0
+    dice = learner.config.optimisation.dice_weight if stream == "source" else rule.dice_weight
     log: dict[str, Tensor] = {}
     weights = [None] * len(parts) if weight is None else weight.chunk(len(parts))
     for images, labels, pixel_weight in zip(parts, label.chunk(len(parts)), weights, strict=True):
@@ -147,13 +155,8 @@ def _learn(
 
 
 def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
-    rule, valid = learner.config.adaptation, target.valid
-    with autocast(target.image.device, learner.autocast):
-        if rule.teacher_zooms == (1.0,) and rule.most_foreground == 1:
-            logits = learner.teacher.logits(target.image)
-        else:
-            seen = surest_zoom(learner.teacher.logits, target.image, valid, rule.teacher_zooms, rule.most_foreground)
-            logits, valid = seen.logits, valid * seen.plausible.view(-1, 1, 1)
+    rule = learner.config.adaptation
+    logits, valid = _teacher_says(learner, target)
     if rule.pseudo_labels == "prior-band":
         shares = (rule.foreground_share, rule.ignored_share)
         pseudo = prior_band(logits, valid, learner.foreground, *shares, learner.batch, rule.foreground_at_least)
@@ -162,6 +165,18 @@ def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
     else:
         pseudo = confident_fraction(logits, rule.pseudo_threshold, learner.batch)
     return without_margins(pseudo, valid, rule.pseudo_ignore_top, rule.pseudo_ignore_bottom)
+
+
+def _teacher_says(learner: Learner, target: TargetBatch) -> tuple[Tensor, Tensor]:
+    """Logits (N, C, H, W) of the crops, and where they count (N, H, W)."""
+    rule, valid = learner.config.adaptation, target.valid
+    if target.seen is not None:
+        return log_probabilities(target.seen, learner.student.num_classes), valid
+    with autocast(target.image.device, learner.autocast):
+        if rule.teacher_zooms in ((), (1.0,)) and rule.most_foreground == 1:
+            return learner.teacher.logits(target.image), valid
+        seen = surest_zoom(learner.teacher.logits, target.image, valid, rule.teacher_zooms, rule.most_foreground)
+    return seen.logits, valid * seen.plausible.view(-1, 1, 1)
 
 
 def _mix(learner: Learner, source: SourceBatch, target: TargetBatch, pseudo: PseudoLabels, draws: Draws) -> Mixed:

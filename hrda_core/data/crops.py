@@ -17,6 +17,7 @@ from hrda_core.config import AdaptationConfig
 from hrda_core.config_data import AugmentationConfig, DataConfig
 from hrda_core.data.augmentation import augment
 from hrda_core.data.draws import generator
+from hrda_core.data.photo_labels import CHANNELS, OTHER, PhotoLabels, resized
 from hrda_core.data.samples import IGNORE, Dataset, Mask
 from hrda_core.data.sampling import SourceSampler
 
@@ -169,10 +170,11 @@ class SourceStream(data.Dataset[tuple[Tensor, Tensor]]):
 
 
 @dataclass
-class TargetStream(data.Dataset[tuple[Tensor, Tensor]]):
-    """Item i = sample (i % batch) of iteration (i // batch): image (3, H, W) uint8, valid (H, W) uint8.
+class TargetStream(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Item i = sample (i % batch) of iteration (i // batch): image (3, H, W) uint8, valid (H, W) uint8, seen (3, H, W) uint8.
 
-    `valid` is 0 on padding and on the margins of the photo (shares of its sides).
+    `valid` is 0 on padding and on the margins of the photo (shares of its sides). `seen` is what the teacher said of the
+    photo, as data/photo_labels.py stores it, and empty without `labels`; with them, only photos that have labels are drawn.
     """
 
     dataset: Dataset
@@ -181,26 +183,51 @@ class TargetStream(data.Dataset[tuple[Tensor, Tensor]]):
     seed: int
     iterations: int
     batch: int
+    labels: PhotoLabels | None = None
 
     def __len__(self) -> int:
         return self.iterations * self.batch
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = generator(self.seed, index // self.batch, "target", index % self.batch)
-        photo, shorter = self.dataset.shrunk_image(int(rng.integers(len(self.dataset))), self._shrinking)
+        if self.labels is None:
+            position = int(rng.integers(len(self.dataset)))
+        else:
+            position = self.labels.positions[int(rng.integers(len(self.labels.positions)))]
+        photo, shorter = self.dataset.shrunk_image(position, self._shrinking)
         height, width = photo.shape[:2]
         crop = (self.config.crop_height, self.config.crop_width)
         scale = scale_of(height, width, self.config.target_scale * shorter, self.config.fit_short, self.config.fit_long)
         region = draw_region(rng, height, width, crop, scale)
-        valid = np.zeros((height, width), dtype=np.uint8)
-        margins = self.margins
+        arrays = [
+            to_crop(cut(photo, region), crop, scale, None),
+            to_crop(cut(self._valid(height, width), region), crop, scale, 0),
+        ]
+        if self.labels is not None:
+            seen = cut(resized(self.labels.read(position), height, width), region)
+            arrays.append(seen_in_crop(seen, crop, scale))
+        image, valid, *rest = flipped(rng, arrays, self.config)
+        seen = rest[0] if rest else np.empty((0, 0, CHANNELS), np.uint8)
+        return (
+            torch.from_numpy(image.transpose(2, 0, 1).copy()),
+            torch.from_numpy(valid),
+            torch.from_numpy(seen.transpose(2, 0, 1).copy()),
+        )
+
+    def _valid(self, height: int, width: int) -> Mask:
+        margins, valid = self.margins, np.zeros((height, width), dtype=np.uint8)
         rows = slice(round(margins.margin_top * height), height - round(margins.margin_bottom * height))
         valid[rows, round(margins.margin_left * width) : width - round(margins.margin_right * width)] = 1
-        arrays = [to_crop(cut(photo, region), crop, scale, None), to_crop(cut(valid, region), crop, scale, 0)]
-        image, valid = flipped(rng, arrays, self.config)
-        return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(valid)
+        return valid
 
     def _shrinking(self, height: int, width: int) -> int:
         """How much smaller a photo is made, as a whole factor: there are no labels that its pixels must stay under."""
         scale = scale_of(height, width, self.config.target_scale, self.config.fit_short, self.config.fit_long)
         return max(int(1 / scale), 1)
+
+
+def seen_in_crop(seen: NDArray[np.uint8], crop: tuple[int, int], scale: float) -> NDArray[np.uint8]:
+    """(h, w, 3) of data/photo_labels.py -> the crop; padding, which is not valid, is of the first class."""
+    result = to_crop(seen, crop, scale, None)
+    result[..., OTHER] = to_crop(np.ascontiguousarray(seen[..., OTHER]), crop, scale, 1)
+    return result

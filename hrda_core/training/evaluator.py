@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -18,10 +18,8 @@ from hrda_core.evaluation.label_free import LabelFreeScores, label_free_sums
 from hrda_core.evaluation.selection import selection_score
 from hrda_core.evaluation.thresholds import apply_thresholds
 from hrda_core.inference.predictor import Preprocessing, image_probabilities
-from hrda_core.inference.window_network import WindowNetwork
-from hrda_core.models.compiling import without_compilation
-from hrda_core.models.hrda import HRDA
 from hrda_core.training.distributed import ALONE, Ranks
+from hrda_core.training.predicting import predicting_windows
 from hrda_core.training.stopping import Stopped, StopRequest
 from hrda_core.training.validation import Evaluation, evaluate, scalars
 
@@ -158,23 +156,9 @@ class Evaluator:
     def _predicting(
         self, network: str, preprocessing: Preprocessing | None = None
     ) -> Iterator[Callable[[Image], NDArray[np.float32]]]:
-        """The network in eval mode as a function from images to probabilities; afterwards both are as training needs them."""
-        model: HRDA = self.learner.student if network == "student" else self.learner.teacher.model
-        training, overlap = self.learner.student.training, model.detail_overlap
-        model.eval()
-        model.detail_overlap = self.learner.config.inference.detail_overlap
-        # one for all images: a batch that did not fit into memory is halved once, not for each image
-        in_parts = self.learner.config.precision != "reference"
-        windows = WindowNetwork(model, self.device, self.learner.autocast, self.preprocessing.tile_batch, in_parts)
-        try:
-            with (
-                without_compilation() if self.learner.config.compile else nullcontext()
-            ):  # images of many sizes would be compiled one by one
-                yield lambda image: image_probabilities(windows, image, preprocessing or self.preprocessing)
-        finally:
-            model.detail_overlap = overlap
-            self.learner.student.train(training)
-            self.learner.teacher.set_mode()
+        """A network in eval mode as a function from images to probabilities."""
+        with predicting_windows(self.learner, network, self.device) as windows:
+            yield lambda image: image_probabilities(windows, image, preprocessing or self.preprocessing)
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -35,6 +35,14 @@ class Preparation(Event):
 
 
 @dataclass(frozen=True)
+class Labelling(Event):
+    """Between two iterations, as a round of self-training begins: the teacher has labelled `done` of `total` photos."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something that the user should know and that does not end the run."""
 

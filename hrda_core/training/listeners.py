@@ -24,6 +24,7 @@ from hrda_core.training.events import (
     Event,
     Failed,
     Finished,
+    Labelling,
     Metrics,
     Notice,
     Preparation,
@@ -54,6 +55,8 @@ class ProgressBar:
             self._advance(event.done, event.total, "image")
         elif isinstance(event, Progress):
             self._advance(event.iteration, event.total, "it")
+        elif isinstance(event, Labelling):
+            self._show_labelling(event)
         elif isinstance(event, Metrics) and self.bar is not None:
             for key, short in (("loss/source", "loss"), ("pseudo/confident", "confident"), ("validation/score", "score")):
                 if key in event.values:
@@ -72,6 +75,13 @@ class ProgressBar:
             # a resumed stage starts where it was, so that speed and time left are those of this process
             self.bar = tqdm(total=total, initial=max(done - 1, 0), desc=label, unit=unit, file=sys.stderr, mininterval=0.5)
         self.bar.update(done - self.bar.n)
+
+    def _show_labelling(self, event: Labelling) -> None:
+        if self.bar is None:
+            return
+        self.bar.set_description(f"labelling photos {event.done}/{event.total}", refresh=event.done % 10 == 0)
+        if event.done == event.total:
+            self.bar.set_description(self.label or self.stage)
 
     def _close(self) -> None:
         if self.bar is not None:
@@ -104,7 +114,7 @@ class EventFile:
         self.told = -math.inf
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, (Progress, Preparation)):
+        if isinstance(event, (Progress, Preparation, Labelling)):
             # the last one always, since nothing would tell the end otherwise
             last = event.total == (event.iteration if isinstance(event, Progress) else event.done)
             if event.time - self.told < 0.5 and not last:

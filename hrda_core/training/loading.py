@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from hrda_core.adaptation.step import SourceBatch, TargetBatch
 from hrda_core.config import TrainConfig
 from hrda_core.data.crops import SourceStream, TargetStream
+from hrda_core.data.photo_labels import PhotoLabels
 from hrda_core.data.samples import Dataset
 from hrda_core.data.sampling import SourceSampler
 from hrda_core.inference.predictor import Preprocessing
@@ -51,14 +52,18 @@ def batches(
     device: torch.device,
     start: int,
     ranks: Ranks = ALONE,
+    end: int | None = None,
+    labels: PhotoLabels | None = None,
 ) -> Iterator[tuple[SourceBatch, TargetBatch | None]]:
-    """The batches of iterations `start` to the last one: samples know their iteration, so a resumed run just skips.
+    """The batches of iterations `start` up to, not including, `end` (None: all that are left).
 
-    Of each batch, this rank's share.
+    Samples know their iteration, so a resumed run just skips. Of each batch, this rank's share.
+
+    labels: of the target's photos, where the teacher has labelled whole ones.
     """
     batch, workers, iterations = config.optimisation.batch_size, config.data.workers, config.optimisation.iterations
     share = ranks.share(batch)
-    order = [iteration * batch + sample for iteration in range(start, iterations) for sample in share]
+    order = [iteration * batch + sample for iteration in range(start, end or iterations) for sample in share]
 
     def load(stream: Any) -> DataLoader[Any]:
         init = leave_signals_to_the_trainer
@@ -72,11 +77,13 @@ def batches(
             for image, label in source_batches:
                 yield SourceBatch(_normalise(image, preprocessing, device), label.to(device)), None
             return
-        target = TargetStream(data.target, config.data, config.adaptation, config.seed, iterations, batch)
-        for (image, label), (photo, valid) in zip(source_batches, load(target), strict=True):
+        target = TargetStream(data.target, config.data, config.adaptation, config.seed, iterations, batch, labels)
+        for (image, label), (photo, valid, seen) in zip(source_batches, load(target), strict=True):
             yield (
                 SourceBatch(_normalise(image, preprocessing, device), label.to(device)),
-                TargetBatch(_normalise(photo, preprocessing, device), valid.to(device)),
+                TargetBatch(
+                    _normalise(photo, preprocessing, device), valid.to(device), None if labels is None else seen.to(device)
+                ),
             )
 
 

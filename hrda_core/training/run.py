@@ -12,6 +12,7 @@ from torch import Tensor
 from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.step import SourceBatch, TargetBatch, step
 from hrda_core.allocator import held_memory
+from hrda_core.data.photo_labels import PhotoLabels
 from hrda_core.models.checkpoints import load_checkpoint, save_checkpoint
 from hrda_core.training import networks
 from hrda_core.training.data import RunData
@@ -23,6 +24,7 @@ from hrda_core.training.learner import build_learner
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
 from hrda_core.training.loading import batches
 from hrda_core.training.optimisation import build_optimizer, set_learning_rate
+from hrda_core.training.rounds import PhotoLabeller, Stretch, stretches
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.safety import check_losses, check_weights, is_out_of_memory, out_of_memory_message
 from hrda_core.training.snapshot import describe
@@ -76,6 +78,10 @@ class Run:
             stop,
             ranks,
         )
+        self.labeller = None
+        if self.config.adaptation.rounds and data.training.target is not None:
+            labelled = (self.learner, self.preprocessing, data.training.target, here.photo_labels, stop, ranks)
+            self.labeller = PhotoLabeller(*labelled)
         self.tell = tell
         self.iteration = 0
         self.evaluated = 0  # the last iteration whose evaluation is complete
@@ -113,34 +119,53 @@ class Run:
 
     def _iterate_all(self) -> str:
         """Why the run stopped early, or ""."""
-        config, every = self.config, self.config.schedule
-        total = config.optimisation.iterations
+        config = self.config
         if self.iteration == self.keep_state_at == 0 and not self.here.warmup.is_file():
             self._save(self.here.warmup, {}, best=False, resume=True)
         self._evaluate_if_due()  # an evaluation that a stop cut off
-        data = (self.data.training, config, self.preprocessing, self.device, self.iteration, self.ranks)
-        for source, target in batches(*data):
-            stopped = self._reason_to_stop()
-            if stopped:
-                return stopped
-            rate = self._iterate_within_memory(source, target)
-            done = self.iteration
-            saving = done % every.checkpoint_every == 0 or done == total or done == self.keep_state_at
-            evaluating = self._evaluation_is_due()
-            if done % every.log_every == 0 or done == total:
-                self._log(rate)
-            elif saving or evaluating:
-                self._check()  # what is not finite must reach no file
-            if saving:
-                check_weights(self.learner.student, done, config)
-                self._check_ranks()
-            if done == self.keep_state_at:
-                self._save(self.here.warmup, {}, best=False, resume=True)
-            self._evaluate_if_due()
-            if saving:
-                self._save_last()
-            self.tell(Progress(done, total=total))
+        restored = self.iteration > 0
+        for stretch in stretches(config, self.data.training.target is not None):
+            if self.iteration >= stretch.end:
+                continue
+            labels = self._labels_of_photos(stretch, restored)
+            begin, restored = self.iteration, False
+            data = (self.data.training, config, self.preprocessing, self.device, begin, self.ranks, stretch.end, labels)
+            for source, target in batches(*data):
+                stopped = self._reason_to_stop()
+                if stopped:
+                    return stopped
+                rate = self._iterate_within_memory(source, target)
+                self._after_iteration(rate)
+        if self.labeller is not None:
+            self.labeller.forget()
         return ""
+
+    def _after_iteration(self, rate: float) -> None:
+        """Logs, evaluates and saves where that is due. rate: the learning rate of the iteration."""
+        done, total, every = self.iteration, self.config.optimisation.iterations, self.config.schedule
+        saving = done % every.checkpoint_every == 0 or done == total or done == self.keep_state_at
+        evaluating = self._evaluation_is_due()
+        if done % every.log_every == 0 or done == total:
+            self._log(rate)
+        elif saving or evaluating:
+            self._check()  # what is not finite must reach no file
+        if saving:
+            check_weights(self.learner.student, done, self.config)
+            self._check_ranks()
+        if done == self.keep_state_at:
+            self._save(self.here.warmup, {}, best=False, resume=True)
+        self._evaluate_if_due()
+        if saving:
+            self._save_last()
+        self.tell(Progress(done, total=total))
+
+    def _labels_of_photos(self, stretch: Stretch, restored: bool) -> PhotoLabels | None:
+        """What the teacher says of whole photos, where this stretch learns from that."""
+        if self.labeller is None or stretch.round == 0:
+            return None
+        if self.iteration == stretch.begin and not restored:
+            self._save_last()  # a run that is killed while it labels goes on with labelling
+        return self.labeller.labels(stretch, self.tell, keep=restored)
 
     def _iterate_within_memory(self, source: SourceBatch, target: TargetBatch | None) -> float:
         try:

@@ -27,6 +27,7 @@ class RunDirectory:
         self.last = self.checkpoints / "last.pth"
         self.warmup = self.checkpoints / "warmup.pth"  # a baseline's state at the end of the warm-up, where adapting sets in
         self.previews = self.path / "previews"
+        self.photo_labels = self.path / "photo_labels"  # what the teacher said of whole photos, while a round learns from it
         self.tensorboard = self.path / "tensorboard"
         self.report = self.path / "report.html"
         self.baseline = self.path / "baseline"
@@ -86,7 +87,7 @@ class RunDirectory:
         """Removes what a run wrote, and nothing else."""
         for file in (self.metrics, self.report, *self.checkpoints.glob("*.pth")):
             file.unlink(missing_ok=True)
-        for folder in (self.previews, self.tensorboard, self.baseline):
+        for folder in (self.previews, self.photo_labels, self.tensorboard, self.baseline):
             shutil.rmtree(folder, ignore_errors=True)
 
     def truncate_metrics(self, iteration: int) -> None:
