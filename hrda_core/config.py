@@ -33,6 +33,7 @@ __all__ = [
 
 MODES = ("source-only", "adapt", "supervised", "semi-supervised")
 SEVERAL_ZOOMS = (0.35, 0.5, 0.7, 1.0, 1.4)
+PHOTO_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 PRECISIONS = ("auto", "fp32", "bf16", "reference")
 
 
@@ -210,10 +211,13 @@ class TrainConfig:
         rounds = int(thin and banded and a.teacher_norm == "running") if a.rounds == AUTO else a.rounds
         fix = "the teacher's norms do not know the photos; use adaptation.teacher_norm=running, or no rounds"
         check(rounds == 0 or a.teacher_norm == "running", "adaptation.rounds", rounds, fix)
+        one_class = rounds > 0 and has_background and num_classes == 2
+        searching = one_class and foreground_share < 0.1 and not self.data.fit_short and self.mode == "adapt"
         settled = replace(
             settled,
             rounds=rounds,
-            teacher_zooms=a.teacher_zooms or (SEVERAL_ZOOMS if rounds and has_background and num_classes == 2 else (1.0,)),
+            photo_scales=a.photo_scales or (PHOTO_SCALES if searching else (1.0,)),
+            teacher_zooms=a.teacher_zooms or (SEVERAL_ZOOMS if one_class else (1.0,)),
             dice_weight=float(thin and rounds > 0) if a.dice_weight == AUTO else a.dice_weight,
         )
         if self.mode in ("adapt", "semi-supervised"):

@@ -16,6 +16,9 @@ class AdaptationConfig:
     teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
     rounds: int = AUTO  # at the start of each the teacher labels whole photos; 0 = a crop in every iteration; -1 = auto (thin: 1)
     round_photos: int = 0  # photos that a round labels and learns from, drawn at random; 0 = all
+    # factors on data.target_scale, of which the first round takes that at which structures in the photos look as wide to the
+    # network as in the labelled images; (1.0,) = none; empty = auto
+    photo_scales: tuple[float, ...] = ()
     teacher_zooms: tuple[float, ...] = ()  # sizes at which the teacher sees a photo; the surest count; empty = auto
     pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "prior-band" or "band" (uncertain pixels ignored), or "auto"
     pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
@@ -58,8 +61,9 @@ class AdaptationConfig:
         check(self.rounds >= AUTO, "adaptation.rounds", self.rounds, "use a number of rounds, 0 for none, or -1 for auto")
         fix = "use 0 or more, or -1 for auto"
         check(self.dice_weight >= 0 or self.dice_weight == AUTO, "adaptation.dice_weight", self.dice_weight, fix)
-        in_range = all(0.1 <= zoom <= 10 for zoom in self.teacher_zooms)
-        check(in_range, "adaptation.teacher_zooms", self.teacher_zooms, "use factors from 0.1 to 10")
+        for name in ("teacher_zooms", "photo_scales"):
+            factors = getattr(self, name)
+            check(all(0.1 <= factor <= 10 for factor in factors), f"adaptation.{name}", factors, "use factors from 0.1 to 10")
         one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
         if self.foreground_share != AUTO:
             share("adaptation.foreground_share", self.foreground_share)

@@ -27,6 +27,7 @@ _PUBLISHED_HRDA = TrainConfig(
         source_warmup=0,
         teacher_norm="batch",
         rounds=0,
+        photo_scales=(1.0,),
         teacher_zooms=(1.0,),
         dice_weight=0.0,
         pseudo_labels="confident-fraction",

@@ -155,6 +155,7 @@ OUT_OF_RANGE = [
     ("model.detail_overlap", -0.5),
     ("inference.detail_overlap", 1.0),
     ("adaptation.teacher_zooms", (20.0,)),
+    ("adaptation.photo_scales", (0.05,)),
     ("adaptation.rounds", -2),
     ("adaptation.round_photos", -1),
     ("adaptation.dice_weight", -0.5),
@@ -407,7 +408,7 @@ def test_nothing_else_changes() -> None:
     config = TrainConfig()
     resolved = config.resolve(2, True, 0.03)
     untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0}
-    rounds = {"rounds": -1, "teacher_zooms": [], "dice_weight": -1.0}
+    rounds = {"rounds": -1, "teacher_zooms": [], "photo_scales": [], "dice_weight": -1.0}
     assert resolved.updated({"adaptation": {**untouched, **rounds}, "inference": {"zooms": []}}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
 

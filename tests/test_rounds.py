@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,13 +17,17 @@ from torch import Tensor
 from hrda_core import TrainConfig, train
 from hrda_core.adaptation.pseudo_labels import log_probabilities
 from hrda_core.adaptation.teacher import Teacher
-from hrda_core.config import SEVERAL_ZOOMS, AdaptationConfig
+from hrda_core.config import PHOTO_SCALES, SEVERAL_ZOOMS, AdaptationConfig
 from hrda_core.config_data import DataConfig
 from hrda_core.data.crops import TargetStream
 from hrda_core.data.photo_labels import PhotoLabels, compact, resized
 from hrda_core.data.samples import Dataset
+from hrda_core.evaluation.structure_width import structure_width, typical_width
+from hrda_core.inference.predictor import Predictor
+from hrda_core.training import photo_scale
 from hrda_core.training import rounds as rounds_module
-from hrda_core.training.events import Event, Labelling, Progress
+from hrda_core.training.events import Event, Labelling, Notice, Progress
+from hrda_core.training.photo_scale import matching_factor
 from hrda_core.training.rounds import Stretch, stretches
 
 SOURCE, TARGET, VALIDATION = cracks(4, 1), replace(cracks(5, 2), masks=None), cracks(2, 3)
@@ -35,7 +40,7 @@ def run(directory: Path, config: TrainConfig, **options: Any) -> list[Event]:
 
 
 def rounds(count: int, **more: Any) -> TrainConfig:
-    return tiny({"adaptation": {"rounds": count, "teacher_zooms": [1.0], **more}})
+    return tiny({"adaptation": {"rounds": count, "teacher_zooms": [1.0], "photo_scales": [1.0], **more}})
 
 
 # -- what is kept of a photo ------------------------------------------------------------------------------------------------
@@ -245,3 +250,106 @@ def test_a_start_anew_keeps_no_labels(tmp_path: Path) -> None:
     assert (tmp_path / "photo_labels" / "round_1").is_dir()
     again = run(tmp_path, config, overwrite=True)
     assert next(event.total for event in again if isinstance(event, Labelling)) == len(TARGET)
+
+
+# -- the size of photos ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("thickness", "slope"), [(3, 0), (9, 0), (15, 0), (9, 1)])
+def test_the_width_of_a_line(thickness: int, slope: int) -> None:
+    mask = np.zeros((100, 200), np.uint8)
+    cv2.line(mask, (0, 30), (199, 30 + 40 * slope), 1, thickness)
+    assert structure_width(mask == 1) == pytest.approx(thickness, abs=2)
+
+
+def test_widths_of_next_to_nothing_do_not_count() -> None:
+    assert np.isnan(structure_width(np.zeros((20, 20), bool)))
+    assert typical_width([3.0, float("nan"), 5.0, 4.0]) == 4.0
+    assert np.isnan(typical_width([3.0, float("nan"), float("nan")])) and np.isnan(typical_width([]))
+
+
+FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected", "factor"),
+    [
+        ({1.0: 12.2, 1.4: 14.0, 2.0: 15.2, 2.8: 17.5}, 16.0, 2.0),  # thin cracks; a network that knows wide ones (measured)
+        ({1.0: 6.0, 1.4: 5.9, 2.0: 8.0}, 6.6, 1.0),  # of the network's own width (measured)
+        ({1.0: 6.0, 1.4: 6.3, 2.0: 6.2}, 6.6, 1.0),  # nearer, but by no more than noise
+        ({1.0: 10.0, 0.7: 8.0, 0.5: 6.0}, 5.0, 0.5),
+        ({1.0: 10.0, 0.7: 5.2, 0.5: 4.0}, 5.0, 0.7),
+        ({1.0: float("nan")}, 5.0, 1.0),  # nothing was found
+        ({1.0: 5.0}, float("nan"), 1.0),
+        ({1.0: 3.0, 1.4: float("nan")}, 5.0, 1.0),
+    ],
+)
+def test_photos_are_seen_at_the_size_at_which_structures_look_as_wide(
+    widths: dict[float, float], expected: float, factor: float
+) -> None:
+    assert matching_factor(widths.__getitem__, expected, FACTORS) == factor
+
+
+def test_a_run_goes_on_at_the_size_that_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training crops, evaluations and the checkpoint alike, and after a resume too."""
+    asked: list[float] = []
+
+    def seen(network: Any, images: Dataset, preprocessing: Any, scale: float, watch: Any) -> float:
+        watch()
+        asked.append(scale)
+        return 8.0 * min(scale / 2, 1) if images.masks is None else 8.0
+
+    scales: list[float] = []
+    plain = TargetStream.__getitem__
+
+    def watched(stream: TargetStream, index: int) -> Any:
+        scales.append(stream.config.target_scale)
+        return plain(stream, index)
+
+    monkeypatch.setattr(photo_scale, "widths_seen", seen)
+    monkeypatch.setattr(TargetStream, "__getitem__", watched)
+    config, heard = rounds(1, photo_scales=list(FACTORS)), list[Event]()
+    run(tmp_path / "whole", config)
+    assert asked == [1.0, 1.0, 1.4, 2.0, 2.8]
+    assert scales == [1.0] * 4 + [2.0] * 8  # a warm-up of two iterations, and four more
+
+    def stop() -> bool:
+        return bool(heard) and heard[-1].iteration == 4
+
+    train(config, SOURCE, TARGET, VALIDATION, heard.append, directory=tmp_path / "parts", stop=stop)
+    texts = [event.text for event in heard if isinstance(event, Notice)]
+    assert any("photos are seen at 2 times their size from here on" in text for text in texts)
+    run(tmp_path / "parts", config, resume=True)
+    assert asked == [1.0, 1.0, 1.4, 2.0, 2.8] * 2
+    assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+    assert Predictor(tmp_path / "parts" / "checkpoints" / "last.pth", "cpu").preprocessing.scale == 2.0
+    assert TrainConfig.load(tmp_path / "parts" / "config.yaml").data.target_scale == 1.0  # as it was asked for
+
+
+def test_a_stop_while_the_size_is_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, looked = rounds(1, photo_scales=[1.0, 2.0]), list[int]()
+    run(tmp_path / "whole", config)
+    plain = photo_scale.structure_width
+
+    def watched(mask: Any) -> float:
+        looked.append(1)
+        return plain(mask)
+
+    monkeypatch.setattr(photo_scale, "structure_width", watched)
+    options: dict[str, Any] = {"directory": tmp_path / "parts", "stop": lambda: len(looked) == 3}
+    assert train(config, SOURCE, TARGET, VALIDATION, **options).stopped == "stop requested"
+    run(tmp_path / "parts", config, resume=True)
+    assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+
+
+def test_when_the_size_is_sought() -> None:
+    def scales(*changes: str, classes: int = 2, share: float = 0.03) -> tuple[float, ...]:
+        return TrainConfig().changed(list(changes)).resolve(classes, True, share).adaptation.photo_scales
+
+    assert scales() == PHOTO_SCALES
+    assert scales("adaptation.photo_scales=[1.0]") == (1.0,)
+    assert scales("adaptation.rounds=0") == (1.0,)
+    assert scales("mode=source-only") == (1.0,)
+    assert scales("data.fit_short=512", "data.fit_long=640") == (1.0,)  # whole photos are fitted, whatever the scale
+    assert scales(classes=4) == (1.0,)
+    assert scales(share=0.4) == (1.0,)  # no lines

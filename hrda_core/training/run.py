@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from hrda_core.training.learner import build_learner
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
 from hrda_core.training.loading import batches
 from hrda_core.training.optimisation import build_optimizer, set_learning_rate
+from hrda_core.training.photo_scale import scale_for
 from hrda_core.training.rounds import PhotoLabeller, Stretch, stretches
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.safety import check_losses, check_weights, is_out_of_memory, out_of_memory_message
@@ -78,6 +81,7 @@ class Run:
             stop,
             ranks,
         )
+        self.photo_factor: float | None = None  # on data.target_scale, once it is known
         self.labeller = None
         if self.config.adaptation.rounds and data.training.target is not None:
             labelled = (self.learner, self.preprocessing, data.training.target, here.photo_labels, stop, ranks)
@@ -119,17 +123,16 @@ class Run:
 
     def _iterate_all(self) -> str:
         """Why the run stopped early, or ""."""
-        config = self.config
         if self.iteration == self.keep_state_at == 0 and not self.here.warmup.is_file():
             self._save(self.here.warmup, {}, best=False, resume=True)
         self._evaluate_if_due()  # an evaluation that a stop cut off
         restored = self.iteration > 0
-        for stretch in stretches(config, self.data.training.target is not None):
+        for stretch in stretches(self.config, self.data.training.target is not None):
             if self.iteration >= stretch.end:
                 continue
             labels = self._labels_of_photos(stretch, restored)
             begin, restored = self.iteration, False
-            data = (self.data.training, config, self.preprocessing, self.device, begin, self.ranks, stretch.end, labels)
+            data = (self.data.training, self.config, self.preprocessing, self.device, begin, self.ranks, stretch.end, labels)
             for source, target in batches(*data):
                 stopped = self._reason_to_stop()
                 if stopped:
@@ -163,9 +166,31 @@ class Run:
         """What the teacher says of whole photos, where this stretch learns from that."""
         if self.labeller is None or stretch.round == 0:
             return None
+        if self.photo_factor is None:
+            self._match_photo_scale()
         if self.iteration == stretch.begin and not restored:
             self._save_last()  # a run that is killed while it labels goes on with labelling
         return self.labeller.labels(stretch, self.tell, keep=restored)
+
+    def _match_photo_scale(self) -> None:
+        """From now on photos are seen at the size at which structures look as wide as in the labelled images."""
+        candidates, photos = self.config.adaptation.photo_scales, self.data.training.target
+        factor, text = 1.0, None
+        if len(candidates) > 1 and photos is not None:
+            labelled = self.data.training.labelled.dataset
+            work = partial(scale_for, self.learner, labelled, photos, self.preprocessing, self.device, self.stop)
+            factor, text = self.ranks.from_first(work)
+        self._see_photos_at(factor)
+        self._warn("photo scale", text)
+
+    def _see_photos_at(self, factor: float) -> None:
+        """factor: on the configured scale."""
+        self.photo_factor = factor
+        scale = factor * self.data.config.data.target_scale
+        self.config = self.learner.config = self.config.updated({"data": {"target_scale": scale}})
+        self.preprocessing = self.evaluator.preprocessing = replace(self.preprocessing, scale=scale)
+        if self.labeller is not None:
+            self.labeller.preprocessing = self.preprocessing
 
     def _iterate_within_memory(self, source: SourceBatch, target: TargetBatch | None) -> float:
         try:
@@ -306,6 +331,7 @@ class Run:
             "best_score": self.best_score,
             "best_iteration": self.best_iteration,
             "evaluated": self.evaluated,
+            "photo_factor": self.photo_factor,
             "foreground": self.learner.foreground.counts.cpu(),
             "sums": {name: total.cpu() for name, total in self.sums.items()},
             "without_gain": self.early_stop.without_gain,
@@ -331,7 +357,9 @@ class Run:
             text = "the checkpoint was saved without the optimiser (schedule.save_optimizer=false): its averages start anew"
             self.tell(Notice(self.iteration, text=text))
         self.best_score, self.best_iteration = state["best_score"], int(state.get("best_iteration", 0))
-        if "foreground" in state:  # checkpoints of older versions do not have it
+        if state.get("photo_factor") is not None:  # checkpoints of older versions do not have it
+            self._see_photos_at(float(state["photo_factor"]))
+        if "foreground" in state:
             self.learner.foreground.counts = state["foreground"].to(self.device)
         self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self.early_stop.without_gain = int(state["without_gain"])
