@@ -208,7 +208,9 @@ class TrainConfig:
             settled = replace(settled, foreground_share=foreground_share)
         banded = settled.pseudo_labels in ("band", "prior-band")
         # in windows of whole photos, norms have no batch of their own to take statistics of
+        adapting = self.mode in ("adapt", "semi-supervised")
         rounds = int(thin and banded and a.teacher_norm == "running") if a.rounds == AUTO else a.rounds
+        rounds = rounds if adapting else 0
         fix = "the teacher's norms do not know the photos; use adaptation.teacher_norm=running, or no rounds"
         check(rounds == 0 or a.teacher_norm == "running", "adaptation.rounds", rounds, fix)
         one_class = rounds > 0 and has_background and num_classes == 2
@@ -220,7 +222,7 @@ class TrainConfig:
             teacher_zooms=a.teacher_zooms or (SEVERAL_ZOOMS if one_class else (1.0,)),
             dice_weight=float(thin and rounds > 0) if a.dice_weight == AUTO else a.dice_weight,
         )
-        if self.mode in ("adapt", "semi-supervised"):
+        if adapting:
             check(
                 settled.source_warmup < self.optimisation.iterations,
                 "adaptation.source_warmup",

@@ -18,7 +18,7 @@ from hrda_core.models.recording import WARM_UP, Pool, RecordedShapes, quiet_stre
 
 
 def record(learner: Learner) -> None:
-    """Student and teacher of a run on a GPU, from now on. Modes without adaptation have nothing to ask the teacher.
+    """Student and teacher of a run on a GPU, from now on. Modes without adaptation ask nothing of the teacher about crops.
 
     Raises:
         RuntimeError: an operation that cannot be recorded, or too little memory.
@@ -37,9 +37,9 @@ def _record(learner: Learner) -> None:
     pool = torch.cuda.graph_pool_handle()  # the teacher never runs between the student's forward and backward pass
     part = image[: batch // config.optimisation.accumulation]
     teacher: RecordedShapes | None = None
-    if config.mode in ("adapt", "semi-supervised"):
+    if config.mode in ("adapt", "semi-supervised") and config.adaptation.rounds < 1:  # in rounds it labels whole photos
         height, width = image.shape[2:]
-        sizes = {zoomed_size(height, width, zoom) for zoom in config.adaptation.teacher_zooms}
+        sizes = {zoomed_size(height, width, zoom) for zoom in config.adaptation.teacher_zooms or (1.0,)}
         with state_kept(learner.teacher.network):
             examples = [image.new_zeros((*image.shape[:2], *size)) for size in sizes]
             teacher = RecordedShapes(learner.teacher.network.logits, examples, learner.autocast, pool)

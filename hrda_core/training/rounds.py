@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrda_core.adaptation.step import Learner
-from hrda_core.config import TrainConfig
+from hrda_core.config import OptimisationConfig, TrainConfig
 from hrda_core.data.draws import generator
 from hrda_core.data.photo_labels import CHANNELS, PhotoLabels, compact, resized
 from hrda_core.data.samples import Dataset, Image
@@ -39,10 +39,13 @@ class Stretch(NamedTuple):
     round: int
 
 
-def stretches(config: TrainConfig, adapts: bool) -> Iterator[Stretch]:
-    """The warm-up and the rounds, of about equal length, of a resolved configuration."""
+def stretches(config: TrainConfig) -> Iterator[Stretch]:
+    """The warm-up and the rounds, of about equal length, of a resolved configuration.
+
+    The learning rate falls over each of them, since labels should come from a network that has settled.
+    """
     rounds, first, last = config.adaptation.rounds, config.adaptation.source_warmup, config.optimisation.iterations
-    if not adapts or rounds == 0:
+    if rounds == 0:
         yield Stretch(0, last, 0)
         return
     starts = [first + (last - first) * i // rounds for i in range(rounds + 1)]
@@ -51,6 +54,13 @@ def stretches(config: TrainConfig, adapts: bool) -> Iterator[Stretch]:
     for i, (begin, end) in enumerate(pairwise(starts), start=1):
         if end > begin:
             yield Stretch(begin, end, i)
+
+
+def rates_of(stretch: Stretch, optimisation: OptimisationConfig) -> OptimisationConfig:
+    """The schedule of the learning rate over one stretch: the whole of it, warm-up included, in that many iterations."""
+    length = stretch.end - stretch.begin
+    warmup = optimisation.warmup_iterations * length // optimisation.iterations
+    return replace(optimisation, iterations=length, warmup_iterations=warmup)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
 from hrda_core.training.loading import batches
 from hrda_core.training.optimisation import set_learning_rate
 from hrda_core.training.photo_scale import scale_for
-from hrda_core.training.rounds import Stretch, stretches
+from hrda_core.training.rounds import Stretch, rates_of, stretches
 from hrda_core.training.run_state import RunState
 from hrda_core.training.safety import check_weights, is_out_of_memory, out_of_memory_message
 from hrda_core.training.stopping import Stopped
@@ -69,9 +69,10 @@ class Run(RunState):
             self._save(self.here.warmup, {}, best=False, resume=True)
         self._evaluate_if_due()  # an evaluation that a stop cut off
         restored = self.iteration > 0
-        for stretch in stretches(self.config, self.data.training.target is not None):
+        for stretch in stretches(self.config):
             if self.iteration >= stretch.end:
                 continue
+            self.stretch = stretch
             labels = self._labels_of_photos(stretch, restored)
             begin, restored = self.iteration, False
             data = (self.data.training, self.config, self.preprocessing, self.device, begin, self.ranks, stretch.end, labels)
@@ -108,6 +109,8 @@ class Run(RunState):
         """What the teacher says of whole photos, where this stretch learns from that."""
         if self.labeller is None or stretch.round == 0:
             return None
+        if self.iteration == stretch.begin and stretch.round == 1:
+            self.learner.teacher.update(self.learner.student, 0)  # as the warm-up left it; later ones are averages
         if self.photo_factor is None:
             self._match_photo_scale()
         if self.iteration == stretch.begin and not restored:
@@ -142,7 +145,7 @@ class Run(RunState):
         torch.manual_seed(config.seed * 1_000_003 + iteration)
         first_sample = self.ranks.share(config.optimisation.batch_size).start
         draws = StepDraws(config.seed, iteration, config.adaptation, config.model.detail_crop, first_sample=first_sample)
-        rate = set_learning_rate(self.optimizer, iteration, config.optimisation)
+        rate = set_learning_rate(self.optimizer, iteration - self.stretch.begin, rates_of(self.stretch, config.optimisation))
         # a recorded backward pass adds to the gradients where they lie
         self.optimizer.zero_grad(set_to_none=self.learner.student_forward is None)
         log = self.ranks.average(step(self.learner, iteration, source, target, draws))

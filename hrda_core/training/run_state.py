@@ -16,7 +16,7 @@ from hrda_core.training.evaluator import Evaluator
 from hrda_core.training.events import CheckpointSaved, Listener, Notice
 from hrda_core.training.learner import build_learner
 from hrda_core.training.optimisation import build_optimizer
-from hrda_core.training.rounds import PhotoLabeller
+from hrda_core.training.rounds import PhotoLabeller, stretches
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.safety import check_losses
 from hrda_core.training.snapshot import describe
@@ -65,6 +65,7 @@ class RunState:
             self.labeller = PhotoLabeller(*labelled)
         self.tell = tell
         self.iteration = 0
+        self.stretch = next(stretches(self.config))  # of iterations, to which this one belongs
         self.evaluated = 0  # the last iteration whose evaluation is complete
         self.best_score: float | None = None
         self.best_iteration = 0

@@ -121,7 +121,9 @@ def _fits(learner: Learner, device: torch.device, batch: int, height: int, width
     try:
         image = torch.randn(batch, 3, height, width, device=device)
         label = torch.zeros(batch, height, width, dtype=torch.int64, device=device)
-        target = TargetBatch(image, torch.ones(batch, height, width, device=device)) if adapting else None
+        in_rounds = config.adaptation.rounds > 0  # then nobody asks the teacher about crops
+        seen = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=device) if in_rounds else None
+        target = TargetBatch(image, torch.ones(batch, height, width, device=device), seen) if adapting else None
         optimizer = build_optimizer(learner.student, config.optimisation)
         draws = StepDraws(config.seed, 0, config.adaptation, config.model.detail_crop)
         step(replace(learner, config=config), 0, SourceBatch(image, label), target, draws)
