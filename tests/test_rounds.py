@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from hrda_core.data.photo_labels import PhotoLabels, compact, resized
 from hrda_core.data.samples import Dataset
 from hrda_core.evaluation.structure_width import structure_width, typical_width
 from hrda_core.inference.predictor import Predictor
+from hrda_core.models.checkpoints import load_checkpoint
 from hrda_core.training import photo_scale
 from hrda_core.training import rounds as rounds_module
 from hrda_core.training.events import Event, Labelling, Notice, Progress
 from hrda_core.training.photo_scale import matching_factor
-from hrda_core.training.rounds import Stretch, stretches
+from hrda_core.training.rounds import Stretch, rates_of, stretches
 
 SOURCE, TARGET, VALIDATION = cracks(4, 1), replace(cracks(5, 2), masks=None), cracks(2, 3)
 
@@ -126,12 +128,29 @@ def test_labels_lie_on_their_photo(scale: float, stored: float, tmp_path: Path) 
 
 def test_rounds_share_the_iterations_after_the_warm_up() -> None:
     config = tiny({"optimisation": {"iterations": 10}, "adaptation": {"source_warmup": 3, "rounds": 2}}).resolve(2, True, 0.05)
-    assert list(stretches(config, True)) == [Stretch(0, 3, 0), Stretch(3, 6, 1), Stretch(6, 10, 2)]
-    assert list(stretches(config, False)) == [Stretch(0, 10, 0)]
-    assert list(stretches(config.changed(["adaptation.rounds=0"]), True)) == [Stretch(0, 10, 0)]
-    assert list(stretches(config.changed(["adaptation.source_warmup=0", "adaptation.rounds=1"]), True)) == [Stretch(0, 10, 1)]
-    crowded = list(stretches(config.changed(["adaptation.rounds=9"]), True))
+    assert list(stretches(config)) == [Stretch(0, 3, 0), Stretch(3, 6, 1), Stretch(6, 10, 2)]
+    assert list(stretches(config.changed(["adaptation.rounds=0"]))) == [Stretch(0, 10, 0)]
+    assert list(stretches(config.changed(["adaptation.source_warmup=0", "adaptation.rounds=1"]))) == [Stretch(0, 10, 1)]
+    crowded = list(stretches(config.changed(["adaptation.rounds=9"])))
     assert crowded[0] == Stretch(0, 3, 0) and crowded[-1].end == 10 and all(s.end > s.begin for s in crowded)
+
+
+def test_the_learning_rate_falls_over_the_warm_up_and_over_each_round(tmp_path: Path) -> None:
+    """Labels come from a network that has settled. A baseline has the same rates, source-only alone falls once."""
+    changes = {"schedule": {"log_every": 1}, "optimisation": {"warmup_iterations": 0, "learning_rate": 1e-3}}
+
+    def rates(directory: Path) -> list[float]:
+        entries = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        return [entry["learning_rate"] for entry in entries if "learning_rate" in entry]
+
+    run(tmp_path / "adapt", rounds(2).updated({**changes, "baseline": True}))
+    expected = [1.0, 0.5, 1.0, 0.5, 1.0, 0.5]
+    assert rates(tmp_path / "adapt" / "baseline") == pytest.approx([1e-3 * rate for rate in expected])
+    assert rates(tmp_path / "adapt") == pytest.approx([1e-3 * rate for rate in expected[2:]])
+    run(tmp_path / "source", rounds(2).updated({**changes, "mode": "source-only"}))
+    assert rates(tmp_path / "source") == pytest.approx([1e-3 * (1 - i / 6) for i in range(6)])
+    long = rates_of(Stretch(2, 5, 1), replace(rounds(1).optimisation, iterations=6, warmup_iterations=4))
+    assert (long.iterations, long.warmup_iterations) == (3, 2)  # it rises over the same part of each
 
 
 def test_what_auto_means() -> None:
@@ -141,6 +160,8 @@ def test_what_auto_means() -> None:
     assert (several.rounds, several.teacher_zooms, several.dice_weight) == (1, (1.0,), 1.0)
     streets = TrainConfig().resolve(19, False, 1.0).adaptation
     assert (streets.rounds, streets.teacher_zooms, streets.dice_weight) == (0, (1.0,), 0.0)
+    source_only = TrainConfig(mode="source-only").resolve(2, True, 0.03).adaptation
+    assert (source_only.rounds, source_only.teacher_zooms, source_only.dice_weight) == (0, (1.0,), 0.0)
     own_statistics = TrainConfig().changed(["adaptation.teacher_norm=batch"])
     assert own_statistics.resolve(2, True, 0.03).adaptation.rounds == 0
     with pytest.raises(ValueError, match=r"adaptation\.rounds=2: .*use adaptation\.teacher_norm=running, or no rounds"):
@@ -174,23 +195,32 @@ def test_each_round_draws_its_photos_anew(tmp_path: Path, monkeypatch: pytest.Mo
     assert one == sorted(set(one))
 
 
-def test_pseudo_labels_are_what_the_average_over_the_warm_up_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not the student as the warm-up left it; the next round's are the later teacher's."""
-    teachers: list[Tensor] = []
+def test_who_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first round the network as the warm-up left it, in later ones its average, which began then."""
+    labelling: list[Tensor] = []
     plain = rounds_module.seen_by
 
     def watched(network: Any, *rest: Any) -> Any:
-        teachers.append(network.model.head.classifier.weight.detach().clone())
+        labelling.append(network.model.head.classifier.weight.detach().clone())
         return plain(network, *rest)
 
     monkeypatch.setattr(rounds_module, "seen_by", watched)
-    run(tmp_path / "adapt", rounds(2))
-    baseline = tiny({"schedule": {"keep_checkpoints": 9, "checkpoint_every": 1}}, mode="source-only")
-    run(tmp_path / "source", baseline)
-    after = torch.load(tmp_path / "source" / "checkpoints" / "iteration_000002.pth", weights_only=True)
-    assert torch.equal(teachers[0], after["teacher"]["head.classifier.weight"])
-    assert not torch.equal(teachers[0], after["student"]["head.classifier.weight"])
-    assert not torch.equal(teachers[0], teachers[5])
+    run(tmp_path, rounds(2).updated({"schedule": {"keep_checkpoints": 9, "checkpoint_every": 1}}))
+    weights = [load_checkpoint(tmp_path / "checkpoints" / f"iteration_00000{i}.pth") for i in (2, 4)]
+    key = "head.classifier.weight"
+    assert torch.equal(labelling[0], weights[0]["student"][key]) and torch.equal(labelling[4], labelling[0])
+    assert torch.equal(labelling[5], weights[1]["teacher"][key])
+    assert not torch.equal(weights[1]["teacher"][key], weights[1]["student"][key])
+
+
+def test_a_baseline_shares_the_warm_up(tmp_path: Path) -> None:
+    """The round begins where the baseline was at its end, and is as without one."""
+    run(tmp_path / "alone", rounds(2))
+    heard = run(tmp_path / "both", rounds(2).updated({"baseline": True}))
+    one, two = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pth") for name in ("alone", "both"))
+    for network in ("student", "teacher"):
+        assert all(torch.equal(value, two[network][key]) for key, value in one[network].items()), network
+    assert [event.iteration for event in heard if isinstance(event, Progress)] == [1, 2, 3, 4, 5, 6, 3, 4, 5, 6]
 
 
 # -- stopped and resumed --------------------------------------------------------------------------------------------------------
