@@ -28,7 +28,8 @@ from hrda_core.inference.predictor import Predictor
 from hrda_core.models.checkpoints import load_checkpoint
 from hrda_core.training import photo_scale
 from hrda_core.training import rounds as rounds_module
-from hrda_core.training.events import Event, Labelling, Notice, Progress
+from hrda_core.training.events import Event, Finished, Labelling, Notice, Progress, Stage
+from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.photo_scale import matching_factor
 from hrda_core.training.rounds import Stretch, rates_of, stretches
 
@@ -178,6 +179,16 @@ def test_the_teacher_labels_whole_photos_and_is_not_asked_about_crops(tmp_path: 
     assert told == [(begin, done, 3) for begin in (2, 4) for done in range(4)]
     assert [event.iteration for event in heard if isinstance(event, Progress)] == [1, 2, 3, 4, 5, 6]
     assert not (tmp_path / "photo_labels").exists()  # they were of use to this run only
+
+
+def test_the_terminal_has_a_bar_of_photos_between_those_of_iterations(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar()
+    events: list[Event] = [Stage(0, name="adapt"), Progress(1, total=2), *(Labelling(1, done=i, total=3) for i in range(4))]
+    for event in (*events, Progress(2, total=2), Finished(2, score=None)):
+        bar(event)
+    shown = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "100%" in line or "50%" in line]
+    assert [line.split(":")[0] for line in shown] == ["adapt", "labelling photos", "adapt", "adapt"]
+    assert "3/3" in shown[1] and "1/2" in shown[2] and "2/2" in shown[3]
 
 
 def test_each_round_draws_its_photos_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

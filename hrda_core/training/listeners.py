@@ -56,7 +56,7 @@ class ProgressBar:
         elif isinstance(event, Progress):
             self._advance(event.iteration, event.total, "it")
         elif isinstance(event, Labelling):
-            self._show_labelling(event)
+            self._label(event)
         elif isinstance(event, Metrics) and self.bar is not None:
             for key, short in (("loss/source", "loss"), ("pseudo/confident", "confident"), ("validation/score", "score")):
                 if key in event.values:
@@ -69,19 +69,21 @@ class ProgressBar:
             if isinstance(event, Finished) and event.stopped:
                 print(f"{event.stopped}: saved at iteration {event.iteration}", file=sys.stderr)
 
-    def _advance(self, done: int, total: int, unit: str) -> None:
+    def _label(self, event: Labelling) -> None:
+        """A bar of its own, after which the iterations' goes on."""
+        if event.done == 0:
+            self._close()
+        if event.total:
+            self._advance(event.done, event.total, "photo", "labelling photos")
+        if event.done == event.total:
+            self._close()
+
+    def _advance(self, done: int, total: int, unit: str, label: str = "") -> None:
         if self.bar is None:
-            label = self.label or self.stage
+            label = label or self.label or self.stage
             # a resumed stage starts where it was, so that speed and time left are those of this process
             self.bar = tqdm(total=total, initial=max(done - 1, 0), desc=label, unit=unit, file=sys.stderr, mininterval=0.5)
         self.bar.update(done - self.bar.n)
-
-    def _show_labelling(self, event: Labelling) -> None:
-        if self.bar is None:
-            return
-        self.bar.set_description(f"labelling photos {event.done}/{event.total}", refresh=event.done % 10 == 0)
-        if event.done == event.total:
-            self.bar.set_description(self.label or self.stage)
 
     def _close(self) -> None:
         if self.bar is not None:
