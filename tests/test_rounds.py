@@ -207,7 +207,7 @@ def test_each_round_draws_its_photos_anew(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_who_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the first round the network as the warm-up left it, in later ones its average, which began then."""
+    """The average of the networks so far, which is better than the student as the warm-up left it."""
     labelling: list[Tensor] = []
     plain = rounds_module.seen_by
 
@@ -219,9 +219,9 @@ def test_who_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, rounds(2).updated({"schedule": {"keep_checkpoints": 9, "checkpoint_every": 1}}))
     weights = [load_checkpoint(tmp_path / "checkpoints" / f"iteration_00000{i}.pth") for i in (2, 4)]
     key = "head.classifier.weight"
-    assert torch.equal(labelling[0], weights[0]["student"][key]) and torch.equal(labelling[4], labelling[0])
-    assert torch.equal(labelling[5], weights[1]["teacher"][key])
-    assert not torch.equal(weights[1]["teacher"][key], weights[1]["student"][key])
+    for first, content in ((0, weights[0]), (5, weights[1])):
+        assert torch.equal(labelling[first], content["teacher"][key]) and torch.equal(labelling[first + 4], labelling[first])
+        assert not torch.equal(content["teacher"][key], content["student"][key])
 
 
 def test_a_baseline_shares_the_warm_up(tmp_path: Path) -> None:

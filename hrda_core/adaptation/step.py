@@ -86,7 +86,10 @@ def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBa
     """
     adaptation = learner.config.adaptation
     adapting = target is not None and iteration >= adaptation.source_warmup
-    averaging_since = adaptation.source_warmup if learner.config.mode in ("adapt", "semi-supervised") else 0
+    # a teacher that is asked in every iteration begins with the student as the warm-up left it; one that labels whole photos
+    # right after the warm-up is best as the average over it
+    crop_by_crop = learner.config.mode in ("adapt", "semi-supervised") and adaptation.rounds < 1
+    averaging_since = adaptation.source_warmup if crop_by_crop else 0
     learner.teacher.update(learner.student, max(iteration - averaging_since, 0))
 
     distance = learner.feature_distance if adapting else None

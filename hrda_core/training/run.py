@@ -109,8 +109,6 @@ class Run(RunState):
         """What the teacher says of whole photos, where this stretch learns from that."""
         if self.labeller is None or stretch.round == 0:
             return None
-        if self.iteration == stretch.begin and stretch.round == 1:
-            self.learner.teacher.update(self.learner.student, 0)  # as the warm-up left it; later ones are averages
         if self.photo_factor is None:
             self._match_photo_scale()
         if self.iteration == stretch.begin and not restored:
