@@ -59,11 +59,9 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             *("adaptation.mixing", "Mixing", "What of the source is pasted into photos", "choice"),
             ("auto", "class-mix", "foreground", "none"),
         ),
-        Setting("adaptation.rounds", "Rounds", "In each the teacher labels whole photos; 0 = crops; -1 = by the classes"),
+        Setting("adaptation.rounds", "Rounds", "Times that whole photos are labelled; 0 = crops, -1 = by the classes"),
         Setting("adaptation.round_photos", "Photos of a round", "Drawn at random; 0 = all"),
-        Setting(
-            *("adaptation.photo_scales", "Photo sizes", "Of them, where cracks look as wide; empty = auto, 1 = off", "numbers")
-        ),
+        Setting("adaptation.photo_scales", "Photo sizes", "Tried until widths match; empty = auto, 1 = off", "numbers"),
         Setting("adaptation.mask_weight", "Masked consistency", "1 = as MIC published, 0 = off", "number"),
         Setting("adaptation.foreground_share", "Foreground share", "Of prior-band; -1 = as in the labelled images", "number"),
         Setting("inference.zooms", "Prediction sizes", "Each photo at the surest of them; empty = auto, 1 = off", "numbers"),
