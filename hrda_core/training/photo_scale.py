@@ -58,8 +58,8 @@ def scale_for(
     if factor == 1:
         return factor, None
     return factor, (
-        f"photos are seen at {factor:g} times their size from here on: what is found in them is then {known[factor]:.0f} pixels wide, "
-        f"nearest to the {expected:.0f} of the labelled images; at their own size it is {known[1.0]:.0f}. "
+        f"photos are seen at {factor:g} times their size from here on: what is found in them is then {known[factor]:.0f} pixels "
+        f"wide, nearest to the {expected:.0f} of the labelled images; at their own size it is {known[1.0]:.0f}. "
         "adaptation.photo_scales=[1.0] turns this off"
     )
 
