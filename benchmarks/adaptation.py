@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", required=True, help="ImageNet weights of mobilenetv2_100")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--iterations", type=int, default=1200)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of every arm")
     parser.add_argument(
         "--variant", action="append", default=[], metavar="NAME:FIELD=VALUE,...", help="an arm more: adapted, with changes"

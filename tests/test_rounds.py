@@ -161,6 +161,8 @@ def test_what_auto_means() -> None:
     assert (several.rounds, several.teacher_zooms, several.dice_weight) == (1, (1.0,), 1.0)
     streets = TrainConfig().resolve(19, False, 1.0).adaptation
     assert (streets.rounds, streets.teacher_zooms, streets.dice_weight) == (0, (1.0,), 0.0)
+    short = TrainConfig().changed(["optimisation.iterations=600"]).resolve(2, True, 0.03).adaptation
+    assert (short.rounds, short.teacher_zooms, short.dice_weight) == (0, (1.0,), 0.0)  # its warm-up settles too little
     source_only = TrainConfig(mode="source-only").resolve(2, True, 0.03).adaptation
     assert (source_only.rounds, source_only.teacher_zooms, source_only.dice_weight) == (0, (1.0,), 0.0)
     own_statistics = TrainConfig().changed(["adaptation.teacher_norm=batch"])
