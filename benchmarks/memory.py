@@ -116,7 +116,8 @@ def without_content(model: nn.Module) -> None:
 def measure(encoder: str, crop: int, batch: int) -> tuple[int, int]:
     """Peak bytes of this process after two whole iterations, and before anything was built."""
     before = peak()
-    config = TrainConfig().changed([f"model.encoder={encoder}", "adaptation.source_warmup=0"]).resolve(2, True, 0.05)
+    crop_by_crop = ["adaptation.source_warmup=0", "adaptation.rounds=0"]  # the heavier way: the teacher sees every crop
+    config = TrainConfig().changed([f"model.encoder={encoder}", *crop_by_crop]).resolve(2, True, 0.05)
     student = build_model(encoder, 2, detail_size=crop // 2).train()
     learner = Learner(student, Teacher(student, 0.999, "running"), config)
     optimizer = build_optimizer(student, config.optimisation)
