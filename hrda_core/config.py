@@ -197,7 +197,8 @@ class TrainConfig:
         Raises:
             ValueError: a rule that needs a background class, where there is none.
         """
-        thin = has_background and (num_classes == 2 or foreground_share < 0.1)
+        little = foreground_share < 0.1
+        thin = has_background and (num_classes == 2 or little)
         a = self.adaptation
         settled = replace(
             a,
@@ -208,15 +209,17 @@ class TrainConfig:
         if settled.pseudo_labels == "prior-band" and a.foreground_share == AUTO:
             settled = replace(settled, foreground_share=foreground_share)
         banded = settled.pseudo_labels in ("band", "prior-band")
-        # in windows of whole photos, norms have no batch of their own to take statistics of
         adapting = self.mode in ("adapt", "semi-supervised")
-        settles = self.optimisation.iterations >= SETTLED and a.teacher_norm == "running"
-        rounds = int(thin and banded and settles) if a.rounds == AUTO else a.rounds
-        rounds = rounds if adapting else 0
+        # in windows of whole photos, norms have no batch of their own to take statistics of
+        running_norms = a.teacher_norm == "running"
+        rounds = int(thin and banded and running_norms and self.optimisation.iterations >= SETTLED)
+        rounds = (rounds if a.rounds == AUTO else a.rounds) if adapting else 0
         fix = "the teacher's norms do not know the photos; use adaptation.teacher_norm=running, or no rounds"
-        check(rounds == 0 or a.teacher_norm == "running", "adaptation.rounds", rounds, fix)
+        check(rounds == 0 or running_norms, "adaptation.rounds", rounds, fix)
+        fix = "is chosen as the first round begins; use adaptation.rounds=1, or data.target_scale for one you know"
+        check(rounds > 0 or len(a.photo_scales) < 2 or not adapting, "adaptation.photo_scales", a.photo_scales, fix)
         one_class = rounds > 0 and has_background and num_classes == 2
-        searching = one_class and foreground_share < 0.1 and not self.data.fit_short and self.mode == "adapt"
+        searching = one_class and little and not self.data.fit_short and self.mode == "adapt"
         settled = replace(
             settled,
             rounds=rounds,
@@ -233,7 +236,7 @@ class TrainConfig:
             )
         fix = "needs a class named 'background' at index 0; choose another"
         check(has_background or not banded, "adaptation.pseudo_labels", settled.pseudo_labels, fix)
-        for name, plain in (("teacher_zooms", (1.0,)), ("most_foreground", 1.0)):
+        for name, plain in (("teacher_zooms", (1.0,)), ("photo_scales", (1.0,)), ("most_foreground", 1.0)):
             value = getattr(settled, name)
             check(has_background or value == plain, f"adaptation.{name}", value, fix)
         several = has_background and num_classes == 2 and self.mode != "supervised"

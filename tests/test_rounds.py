@@ -396,3 +396,8 @@ def test_when_the_size_is_sought() -> None:
     assert scales("data.fit_short=512", "data.fit_long=640") == (1.0,)  # whole photos are fitted, whatever the scale
     assert scales(classes=4) == (1.0,)
     assert scales(share=0.4) == (1.0,)  # no lines
+    with pytest.raises(ValueError, match=r"adaptation\.photo_scales=\(1\.0, 2\.0\): is chosen as the first round begins"):
+        scales("adaptation.photo_scales=[1.0, 2.0]", "adaptation.rounds=0")
+    assert scales("adaptation.photo_scales=[1.0, 2.0]", "mode=source-only") == (1.0, 2.0)  # which has no use for them
+    with pytest.raises(ValueError, match=r"adaptation\.photo_scales=.*needs a class named 'background'"):
+        TrainConfig().changed(["adaptation.rounds=1", "adaptation.photo_scales=[1.0, 2.0]"]).resolve(19, False, 1.0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hrda_core.adaptation.losses import IGNORE
 from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
+from hrda_core.data.photo_labels import FIRST, OTHER, PROBABILITY
 
 BINS = 256  # of the foreground probability
 FORGETTING = 0.98  # per batch: thresholds follow the last 50 batches or so, since a batch of crops alone may hold no crack
@@ -53,11 +54,11 @@ def log_probabilities(seen: Tensor, classes: int) -> Tensor:
 
     Classes that are neither the first nor the best of the others share what is left.
     """
-    other, best, first = seen[:, :1].long(), seen[:, 1:2].float() / 255, seen[:, 2:].float() / 255
+    best, first = seen[:, PROBABILITY].float() / 255, seen[:, FIRST].float() / 255
     left = (1 - best - first).clamp(min=0) / max(classes - 2, 1)
-    probabilities = left.repeat(1, classes, 1, 1)
-    probabilities[:, :1] = first
-    return probabilities.scatter(1, other, best).clamp(min=FAINTEST).log()
+    probabilities = left[:, None].repeat(1, classes, 1, 1)
+    probabilities[:, 0] = first
+    return probabilities.scatter(1, seen[:, OTHER, None].long(), best[:, None]).clamp(min=FAINTEST).log()
 
 
 class ForegroundHistogram:

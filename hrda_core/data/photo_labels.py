@@ -21,8 +21,9 @@ def compact(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     """
     other = probabilities[1:].argmax(axis=0)
     best = np.take_along_axis(probabilities[1:], other[None], axis=0)[0]
-    values = (other + 1, np.rint(best * 255), np.rint(probabilities[0] * 255))
-    return np.stack([value.astype(np.uint8) for value in values], axis=-1)
+    seen = np.empty((*other.shape, CHANNELS), np.uint8)
+    seen[..., OTHER], seen[..., PROBABILITY], seen[..., FIRST] = other + 1, np.rint(best * 255), np.rint(probabilities[0] * 255)
+    return seen
 
 
 def resized(seen: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
