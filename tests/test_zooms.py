@@ -19,7 +19,7 @@ from hrda_core.adaptation.zooms import surest_zoom
 from hrda_core.inference.image_bands import ProbabilityBand, averaged, probability_bands
 from hrda_core.inference.predictor import Predictor
 from hrda_core.inference.preprocessing import Preprocessing
-from hrda_core.inference.window_network import Part
+from hrda_core.inference.window_network import Network, Part
 from hrda_core.models.hrda import Box
 from hrda_core.models.sureness import foreground_found, sureness
 
@@ -134,16 +134,51 @@ class WidthNetwork:
         raise AssertionError("it has no details")
 
 
-def predicted(width: int, *zooms: float, most_foreground: float = 1.0) -> np.ndarray[Any, Any]:
+def predicted(
+    width: int,
+    *zooms: float,
+    most_foreground: float = 1.0,
+    window: int = 128,
+    flips: bool = False,
+    network: Network | None = None,
+) -> np.ndarray[Any, Any]:
     pixels = (bars(width)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    rules = {"zooms": zooms, "most_foreground": most_foreground}
-    preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0, 0, (128, 128), 0.0, **rules)  # type: ignore[arg-type]
-    return np.concatenate([band.probabilities for band in probability_bands(WidthNetwork(), pixels, preprocessing)], axis=1)
+    rules: Any = {"zooms": zooms, "most_foreground": most_foreground, "flips": flips}
+    preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0, 0, (window, window), 0.0, **rules)
+    bands = probability_bands(network or WidthNetwork(), pixels, preprocessing)
+    return np.concatenate([band.probabilities for band in bands], axis=1)
 
 
 @pytest.mark.parametrize(("width", "zooms", "zoom"), [(4, (1.0, 2.0), 2.0), (8, (2.0, 1.0), 1.0), (16, (0.5, 1.0), 0.5)])
 def test_a_photo_is_predicted_at_the_size_that_suits_the_network(width: int, zooms: tuple[float, ...], zoom: float) -> None:
     np.testing.assert_array_equal(predicted(width, *zooms), predicted(width, zoom))
+
+
+class CountingNetwork(WidthNetwork):
+    def __init__(self) -> None:
+        self.windows = 0
+
+    def __call__(self, windows: Tensor, part: Part = Part.WHOLE) -> Tensor:
+        self.windows += len(windows)
+        return super().__call__(windows)
+
+
+@pytest.mark.parametrize(
+    ("width", "other", "window", "flips", "windows"),
+    [
+        (8, 2.0, 128, False, 1 + 1),  # the whole photo at either size
+        (8, 2.0, 64, False, 1 + 4),
+        (2, 4.0, 64, False, 1 + 9 + 16),  # 9 of the 16 windows of the larger size, which is then chosen
+        (8, 2.0, 128, True, 1 + 1 + 2),  # nobody has looked at the mirrored photo yet
+    ],
+)
+def test_what_choosing_the_size_has_seen_is_not_predicted_again(
+    width: int, other: float, window: int, flips: bool, windows: int
+) -> None:
+    network = CountingNetwork()
+    seen = predicted(width, 1.0, other, window=window, flips=flips, network=network)
+    assert network.windows == windows
+    np.testing.assert_array_equal(seen, predicted(width, 1.0 if width == 8 else other, window=window, flips=flips))
 
 
 @pytest.mark.parametrize(("width", "surest"), [(4, (2.0, 1.0)), (16, (0.5, 1.0))])

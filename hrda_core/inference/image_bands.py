@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,9 @@ from hrda_core.data.samples import Image
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.resampling import resized_bands, resized_rows
 from hrda_core.inference.shared_details import SharedDetails
-from hrda_core.inference.tiling import logit_bands
+from hrda_core.inference.tiling import Shared, logit_bands
 from hrda_core.inference.window_network import Network
-from hrda_core.inference.zoom_choice import surest_zooms, zooms_averaged
+from hrda_core.inference.zoom_choice import Looked, surest_zooms, zooms_averaged
 from hrda_core.models.hrda import Box
 
 
@@ -57,19 +57,28 @@ def probability_bands(network: Network, image: Image, preprocessing: Preprocessi
     zooms the surest count, whose probabilities are averaged.
     """
     views = {zoom: ImageWindows(image, preprocessing, network.device, zoom) for zoom in preprocessing.zooms}
-    chosen = list(views)
+    chosen = [Looked(zoom, {}) for zoom in views]
     if len(views) > 1:
         with torch.no_grad():
             sizes = [(zoom, view.size, view) for zoom, view in views.items()]
             surest = surest_zooms(network, sizes, preprocessing.window, preprocessing.overlap, preprocessing.most_foreground)
         chosen = surest[: zooms_averaged(len(views))]
-    streams = [_bands_of(network, views[zoom], preprocessing) for zoom in chosen]
+    streams = [_bands_of(network, views[look.zoom], preprocessing, look.known) for look in chosen]
     yield from streams[0] if len(streams) == 1 else averaged(streams)
 
 
 @torch.no_grad()
-def _bands_of(network: Network, read: ImageWindows, preprocessing: Preprocessing) -> Iterator[ProbabilityBand]:
-    shared = SharedDetails.of(network, preprocessing.tiling.boxes(*read.size))
+def _bands_of(
+    network: Network, read: ImageWindows, preprocessing: Preprocessing, known: Mapping[Box, Tensor]
+) -> Iterator[ProbabilityBand]:
+    """known: logits of all windows, not mirrored, where the choice of the zoom has seen them; else nothing."""
+
+    def remembered(places: Sequence[tuple[Box, bool]], windows: Sequence[Tensor]) -> list[Tensor]:
+        return [known[box] for box, _ in places]
+
+    shared: Shared | None = remembered
+    if preprocessing.tiling.flips or not known:
+        shared = SharedDetails.of(network, preprocessing.tiling.boxes(*read.size))
     bands = logit_bands(read, network, read.size, preprocessing.tiling, shared)
     for top, logits in resized_bands(bands, read.size, read.image.shape[:2]):
         yield ProbabilityBand(top, np.asarray(logits[0].softmax(dim=0).cpu().numpy()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +14,20 @@ from hrda_core.models.sureness import foreground_found, nearest_to_one, sureness
 WINDOWS = 9  # of a photo are looked at, spread over it, so that a large one does not take several times as long
 
 
+class Looked(NamedTuple):
+    """A zoom at which a photo was looked at. known: the logits (1, C, h, w) of its windows, where all of them were seen."""
+
+    zoom: float
+    known: dict[Box, Tensor]
+
+
 def surest_zooms(
     network: Callable[[Tensor], Tensor],
     sizes: Sequence[tuple[float, tuple[int, int], Callable[[Box], Tensor]]],
     window: tuple[int, int],
     overlap: float,
     most: float = 1.0,
-) -> list[float]:
+) -> list[Looked]:
     """The surest of `sizes` first, each a zoom, the (height, width) of the photo at it, and what reads a window (1, 3, h, w).
 
     Sizes at which more than a share of `most` is foreground are left out: a shadow that becomes a crack is found surely, too.
@@ -27,20 +35,22 @@ def surest_zooms(
     """
     known = {zoom: (size, read) for zoom, size, read in sizes}
     ordered = nearest_to_one(list(known))
-    scores, shares = [], []
+    looked, scores, shares = list[Looked](), list[Tensor](), list[Tensor]()
     for zoom in ordered:
         size, read = known[zoom]
         boxes = window_boxes(*size, window, overlap)
         step = max(len(boxes) / WINDOWS, 1)
-        seen = [read(boxes[int(i * step)]) for i in range(min(len(boxes), WINDOWS))]
-        found = [foreground_found(network(windows)) for windows in seen]
+        spread = [boxes[int(i * step)] for i in range(min(len(boxes), WINDOWS))]
+        logits = [network(read(box)) for box in spread]
+        found = [foreground_found(seen) for seen in logits]
         pixels = torch.cat([n for _, n in found]).sum()
         scores.append(sureness(torch.cat([p for p, _ in found]).sum(), pixels))
-        shares.append(pixels / sum(windows.shape[2] * windows.shape[3] for windows in seen))
+        shares.append(pixels / sum(seen.shape[2] * seen.shape[3] for seen in logits))
+        looked.append(Looked(zoom, dict(zip(spread, logits, strict=True)) if len(spread) == len(boxes) else {}))
     plausible = [i for i, share in enumerate(shares) if share <= most]
     if not plausible:
-        return [ordered[int(torch.stack(shares).argmin())]]
-    return [ordered[i] for i in sorted(plausible, key=lambda i: -float(scores[i]))]
+        return [looked[int(torch.stack(shares).argmin())]]
+    return [looked[i] for i in sorted(plausible, key=lambda i: -float(scores[i]))]
 
 
 def zooms_averaged(count: int) -> int:
