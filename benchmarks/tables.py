@@ -19,7 +19,7 @@ from benchmarks.pairs import Pair, in_first_half
 from benchmarks.photo_counts import PhotoCounts, threshold_of_share
 
 SOURCE_ONLY = ("source-only", "source-only strong")
-LABEL_FREE = ("scale_agreement", "flip_agreement", "network_agreement", "uncertain", "entropy", "foreground_against_source")
+LABEL_FREE = ("score", "scale_agreement", "flip_agreement", "network_agreement", "uncertain", "entropy", "foreground_against_source")
 
 
 def summary(pair: Pair, results: Sequence[Result], network: str, prior: float) -> dict[str, Any]:
@@ -86,19 +86,29 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join([f"{report['pair']}, {report['network']}, {report['photos']} photos", "", *lines, "", ", ".join(gap)])
 
 
-def label_free_quality(results: Sequence[Result], network: str, figure: str) -> dict[str, Any]:
-    """How each score that needs no labels ranks the checkpoints of a pair, the oracle left out."""
-    points: dict[str, list[tuple[float, float]]] = {name: [] for name in LABEL_FREE}
-    for result in results:
-        if result.arm == "oracle":
-            continue
-        for entry in result.history:
-            truth = entry.get(f"validation/{network}/{figure}")
-            for name in LABEL_FREE:
-                score = entry.get(f"label_free/{network}/{name}")
-                if truth is not None and score is not None:
-                    points[name].append((score, truth))
-    return {name: spearman(*zip(*pairs, strict=True)) for name, pairs in points.items() if len(pairs) >= 3}
+def label_free_quality(results: Sequence[Result], network: str, figure: str) -> dict[str, dict[str, float]]:
+    """How each figure that needs no labels ranks checkpoints, the oracle left out. "score" is what training chooses by.
+
+    spearman: with `figure`, over all checkpoints of the pair. lost: how much better than the one that it ranks first the best
+    one is; lost in a run: the same among the checkpoints of one run, of all runs the most.
+    """
+    quality = {}
+    for name in LABEL_FREE:
+        runs = [points for result in results if result.arm != "oracle" if (points := _points(result, network, name, figure))]
+        every = [point for points in runs for point in points]
+        if len(every) >= 3:
+            lost = {"lost": _lost(every), "lost in a run": max(_lost(points) for points in runs)}
+            quality[name] = {"spearman": spearman(*zip(*every, strict=True)), **lost}
+    return quality
+
+
+def _points(result: Result, network: str, name: str, figure: str) -> list[tuple[float, float]]:
+    keys = (f"label_free/{network}/{name}", f"validation/{network}/{figure}")
+    return [(entry[keys[0]], entry[keys[1]]) for entry in result.history if all(key in entry for key in keys)]
+
+
+def _lost(points: Sequence[tuple[float, float]]) -> float:
+    return max(truth for _, truth in points) - max(points)[1]
 
 
 def _only(counts: PhotoCounts, pair: Pair, origin: str) -> PhotoCounts:

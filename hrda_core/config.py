@@ -34,6 +34,7 @@ __all__ = [
 MODES = ("source-only", "adapt", "supervised", "semi-supervised")
 SEVERAL_ZOOMS = (0.35, 0.5, 0.7, 1.0, 1.4)
 SETTLED = 1000  # iterations of a run whose warm-up is worth labelling whole photos with: measured, 1,200 are and 600 are not
+BALANCE = 0.75  # of many classes: measured on streets (README)
 PHOTO_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 PRECISIONS = ("auto", "fp32", "bf16", "reference")
 
@@ -205,10 +206,15 @@ class TrainConfig:
             source_warmup=(self.optimisation.iterations // 2 if thin else 0) if a.source_warmup == AUTO else a.source_warmup,
             pseudo_labels=("prior-band" if thin else "confident-fraction") if a.pseudo_labels == "auto" else a.pseudo_labels,
             mixing=("none" if thin else "class-mix") if a.mixing == "auto" else a.mixing,
+            mask_weight=float(not thin) if a.mask_weight == AUTO else a.mask_weight,
         )
         if settled.pseudo_labels == "prior-band" and a.foreground_share == AUTO:
             settled = replace(settled, foreground_share=foreground_share)
         banded = settled.pseudo_labels in ("band", "prior-band")
+        fix = "belongs to adaptation.pseudo_labels=confident-fraction; the bands have adaptation.foreground_share instead"
+        check(a.class_balance <= 0 or not banded, "adaptation.class_balance", a.class_balance, fix)
+        balance = 0.0 if banded else BALANCE
+        settled = replace(settled, class_balance=balance if a.class_balance == AUTO else a.class_balance)
         adapting = self.mode in ("adapt", "semi-supervised")
         # in windows of whole photos, norms have no batch of their own to take statistics of
         running_norms = a.teacher_norm == "running"

@@ -24,6 +24,9 @@ class AdaptationConfig:
     teacher_zooms: tuple[float, ...] = ()  # sizes at which the teacher sees a photo; the surest count; empty = auto
     pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "prior-band" or "band" (uncertain pixels ignored), or "auto"
     pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
+    # confident-fraction: how much more of rare classes becomes a label: probabilities are divided by the class's share of the
+    # photos to this power; 0 = argmax, as published; -1 = auto
+    class_balance: float = -1.0
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
     band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
     foreground_share: float = -1.0  # prior-band: share of the target that becomes foreground; -1 = as in the labels
@@ -48,7 +51,7 @@ class AdaptationConfig:
     feature_distance_weight: float = 0.005  # pull towards the ImageNet features; needs pretrained weights; 0 = off
     feature_distance_min_ratio: float = 0.75  # share of a feature cell that one class must cover
     feature_distance_classes: tuple[str, ...] = ()  # by name; empty = every class but background
-    mask_weight: float = 0.0  # masked image consistency (MIC); 0 = off
+    mask_weight: float = -1.0  # masked image consistency (MIC); 0 = off; -1 = auto (thin: 0, else 1)
     mask_block: int = 64  # side of the masked blocks in pixels
     mask_ratio: float = 0.7  # share of the blocks that is hidden
 
@@ -62,7 +65,9 @@ class AdaptationConfig:
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
         check(self.rounds >= AUTO, "adaptation.rounds", self.rounds, "use a number of rounds, 0 for none, or -1 for auto")
         fix = "use 0 or more, or -1 for auto"
-        check(self.dice_weight >= 0 or self.dice_weight == AUTO, "adaptation.dice_weight", self.dice_weight, fix)
+        for name in ("dice_weight", "class_balance", "mask_weight"):
+            value = getattr(self, name)
+            check(value >= 0 or value == AUTO, f"adaptation.{name}", value, fix)
         for name in ("teacher_zooms", "photo_scales"):
             factors = getattr(self, name)
             check(all(0.1 <= factor <= 10 for factor in factors), f"adaptation.{name}", factors, "use factors from 0.1 to 10")
@@ -97,7 +102,6 @@ class AdaptationConfig:
             "pseudo_ignore_bottom",
             "foreground_paste_margin",
             "feature_distance_weight",
-            "mask_weight",
             "round_photos",
         ):
             check(getattr(self, name) >= 0, f"adaptation.{name}", getattr(self, name), "must not be negative")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +21,10 @@ from hrda_core.adaptation.feature_distance import FeatureDistance
 from hrda_core.adaptation.losses import cross_entropy, dice_loss, multi_resolution_loss
 from hrda_core.adaptation.masking import hide_blocks, keep_mask, noise_shape
 from hrda_core.adaptation.pseudo_labels import (
+    ClassShares,
     ForegroundHistogram,
     PseudoLabels,
+    balanced,
     confident_fraction,
     prior_band,
     uncertain_band,
@@ -171,6 +174,34 @@ def test_prior_band_looks_back_over_batches_and_past_margins() -> None:
     margin = ForegroundHistogram()
     margin.note(torch.full((1, 1, 100), 0.9), torch.zeros(1, 1, 100))
     assert margin.counts.sum() == 0
+
+
+def test_balance_raises_rare_classes_where_they_are_likely_but_not_likeliest() -> None:
+    """Of 20 pixels 18 are surely road; one may be a pole, one is hardly one."""
+    logits = logits_of([[0.98, 0.02]] * 18 + [[0.6, 0.4], [0.9, 0.1]])
+    everywhere = torch.ones(1, 1, 20)
+    for power, poles in ((0.0, 0), (0.5, 1), (1.0, 2)):
+        shares = ClassShares(2)
+        for _ in range(100):  # until the shares are those of these pixels: 0.957 and 0.043
+            labels = balanced(logits, everywhere, shares, power).argmax(dim=1)
+        assert shares.shares().tolist() == pytest.approx([0.957, 0.043], abs=0.01)
+        assert int((labels == 1).sum()) == poles
+
+
+def test_shares_of_classes_look_back_over_batches_and_past_margins() -> None:
+    shares = ClassShares(2)
+    road = logits_of([[0.999, 0.001]] * 10)
+    assert shares.shares().tolist() == [0.5, 0.5]  # nothing is known yet, so that nothing is raised
+    balanced(road, torch.zeros(1, 1, 10), shares, 0.5)
+    assert shares.shares().tolist() == [0.5, 0.5]
+    balanced(road, torch.ones(1, 1, 10), shares, 0.5)
+    assert 0.55 < shares.shares()[0] < 0.65  # one batch of crops tells little
+    unseen = ClassShares(2)
+    unseen.totals = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    raised = balanced(road, torch.zeros(1, 1, 10), unseen, 1.0) - road
+    assert raised[0, 1].max().item() == pytest.approx(math.log(1000), abs=1e-3)  # and no more than that
+    shares.note(torch.full((1, 2, 1, 10), torch.nan), torch.ones(1, 1, 10))  # is not theirs to report
+    assert shares.shares().isfinite().all()
 
 
 def test_uncertain_band_of_several_classes() -> None:
@@ -578,6 +609,19 @@ def test_prior_band_in_a_step_remembers_the_batch() -> None:
     log = step(learning, 0, *batches(), Scripted())
     assert learning.foreground.counts.sum() == (batches()[1].valid > 0).sum()
     assert 0 <= log["pseudo/foreground"].item() <= 1 and log["loss/mixed"].item() > 0
+
+
+def test_balanced_labels_in_a_step_are_trusted_as_the_teacher_is_sure() -> None:
+    learning = learner({"mixing": "none", "class_balance": 1.0, "pseudo_threshold": 0.3})
+    source, target = batches()
+    logits = Teacher(learning.student).logits(target.image)
+    expected = balanced(logits, target.valid, ClassShares(CLASSES), 1.0).argmax(dim=1)
+    assert not torch.equal(expected, logits.argmax(dim=1))
+    weight = confident_fraction(logits, 0.3).weight * target.valid
+    fused, _ = naive_loss(copy.deepcopy(learning.student), target.image, Box(64, 128, 0, 64), expected, weight)
+    log = step(learning, 0, source, target, Scripted())
+    assert log["loss/mixed"].item() == pytest.approx(fused, abs=2e-6)
+    assert learning.shares.shares().tolist() != [1 / CLASSES] * CLASSES
 
 
 def test_band_pseudo_labels_in_a_step() -> None:

@@ -25,7 +25,7 @@ from benchmarks.intervals import (
 from benchmarks.pairs import Pair, in_first_half, with_labels, without_labels
 from benchmarks.photo_counts import BINS, PhotoCounts, count_photos, threshold_of_share
 from benchmarks.sheets import photo_iou
-from benchmarks.tables import markdown, summary
+from benchmarks.tables import label_free_quality, markdown, summary
 from hrda_core import ClassInfo, Dataset, TrainConfig
 
 CLASSES = (ClassInfo("background", (0, 0, 0), 0), ClassInfo("crack", (0, 212, 255), 255))
@@ -115,6 +115,19 @@ def test_rank_correlation() -> None:
         spearman([1, 2], [1, 2])
 
 
+def test_how_a_score_without_labels_chooses() -> None:
+    """Two runs: in the first the score chooses the best checkpoint, in the second one that is 3 points worse."""
+
+    def run(arm: str, *points: tuple[float, float]) -> Result:
+        history = [{"label_free/teacher/score": score, "validation/teacher/mean_iou": iou} for score, iou in points]
+        return Result(arm, 0, {}, {}, [*history, {"validation/teacher/mean_iou": 0.9}])
+
+    runs = [run("source-only", (0.1, 0.20), (0.3, 0.30)), run("adapted", (0.2, 0.28), (0.4, 0.32), (0.5, 0.29))]
+    quality = label_free_quality([*runs, run("oracle", (0.0, 0.99))], "teacher", "mean_iou")
+    assert list(quality) == ["score"]  # the only figure that these runs have
+    assert quality["score"] == pytest.approx({"spearman": 0.7, "lost": 0.03, "lost in a run": 0.03})
+
+
 def test_only_named_photos_of_the_target_keep_their_labels() -> None:
     data = photos()
     some = with_labels(data, [2])
@@ -170,7 +183,7 @@ def test_a_whole_benchmark_is_run_once_and_told(tmp_path: Path, capsys: pytest.C
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     (student, teacher) = content["results"]
     assert list(teacher["arms"]) == [*arms, "gentle"] and teacher["arms"]["oracle"]["seeds"] == [3]
-    assert student["photos"] == 4 and len(content["label_free"]["teacher"]) == 6
+    assert student["photos"] == 4 and len(content["label_free"]["teacher"]) == 7
     assert (tmp_path / "worst.jpg").is_file() and "| adapted |" in (tmp_path / "table.md").read_text(encoding="utf-8")
     longer = (tmp_path / folder_of("oracle", 3) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     assert json.loads(longer)["iteration"] == 12

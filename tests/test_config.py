@@ -220,7 +220,8 @@ OUT_OF_RANGE = [
     ("adaptation.blur_sigma_min", 2.0),
     ("adaptation.feature_distance_weight", -0.005),
     ("adaptation.feature_distance_min_ratio", 1.5),
-    ("adaptation.mask_weight", -1.0),
+    ("adaptation.mask_weight", -0.5),
+    ("adaptation.class_balance", -0.5),
     ("adaptation.mask_block", 0),
     ("adaptation.mask_ratio", 1.5),
     ("optimisation.iterations", 0),
@@ -385,6 +386,19 @@ def test_auto_follows_the_classes(num_classes: int, background: bool, share: flo
     assert settled(num_classes, background, share) == expected
 
 
+def test_many_classes_are_balanced_and_learned_from_masked_photos() -> None:
+    def auto(classes: int, **given: Any) -> tuple[float, float]:
+        adaptation = TrainConfig().updated({"adaptation": given}).resolve(classes, True, 0.9 if classes > 2 else 0.03).adaptation
+        return adaptation.class_balance, adaptation.mask_weight
+
+    assert auto(19) == (0.75, 1.0)
+    assert auto(2) == (0.0, 0.0)
+    assert auto(2, pseudo_labels="confident-fraction") == (0.75, 0.0)
+    assert auto(19, class_balance=0.0, mask_weight=0.0) == (0.0, 0.0)
+    with pytest.raises(ValueError, match=r"adaptation\.class_balance=0\.3: belongs to .*confident-fraction"):
+        auto(2, class_balance=0.3)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -407,7 +421,8 @@ def test_explicit_values_are_kept_on_many_classes() -> None:
 def test_nothing_else_changes() -> None:
     config = TrainConfig()
     resolved = config.resolve(2, True, 0.03)
-    untouched = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0}
+    untouched: dict[str, Any] = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0}
+    untouched |= {"mask_weight": -1.0, "class_balance": -1.0}
     rounds = {"rounds": -1, "teacher_zooms": [], "photo_scales": [], "dice_weight": -1.0}
     assert resolved.updated({"adaptation": {**untouched, **rounds}, "inference": {"zooms": []}}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all

@@ -129,7 +129,7 @@ def test_several_prediction_sizes_are_numbers_with_commas_between() -> None:
         ("data.crop_height", 500, "data.crop_height=500: use a multiple of 16, at least 64"),
         ("optimisation.learning_rate", "fast", "optimisation.learning_rate=&#x27;fast&#x27;: must be of type float"),
         ("data.fit_short", 512, "data.fit_short=512: set fit_short and fit_long both, or none"),
-        ("adaptation.mask_weight", -1.0, "adaptation.mask_weight=-1.0: must not be negative"),
+        ("adaptation.mask_weight", -0.5, "adaptation.mask_weight=-0.5: use 0 or more, or -1 for auto"),
     ],
 )
 def test_a_wrong_value_is_refused_at_once_with_the_reason(path: str, value: object, words: str) -> None:

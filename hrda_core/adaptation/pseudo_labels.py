@@ -14,6 +14,8 @@ from hrda_core.data.photo_labels import FIRST, OTHER, PROBABILITY
 BINS = 256  # of the foreground probability
 FORGETTING = 0.98  # per batch: thresholds follow the last 50 batches or so, since a batch of crops alone may hold no crack
 FAINTEST = 1e-4  # of a probability
+RAREST = 1e-3  # share of a class, below which it is raised no further
+WORTH = 5.0  # batches that the shares of classes are worth before any is seen
 LOWEST, HIGHEST = 0.3, 0.99  # of the foreground threshold, whatever share it would take
 BACKGROUND_AT_MOST = 0.5
 
@@ -59,6 +61,35 @@ def log_probabilities(seen: Tensor, classes: int) -> Tensor:
     probabilities = left[:, None].repeat(1, classes, 1, 1)
     probabilities[:, 0] = first
     return probabilities.scatter(1, seen[:, OTHER, None].long(), best[:, None]).clamp(min=FAINTEST).log()
+
+
+class ClassShares:
+    """How much of the target the teacher gives each class, as far as the latest batches tell."""
+
+    def __init__(self, classes: int) -> None:
+        self.totals = torch.full((classes,), WORTH / classes, dtype=torch.float64)  # each batch counts 1; all alike at first
+
+    def note(self, probabilities: Tensor, valid: Tensor, batch: WholeBatch = ALONE) -> None:
+        """Adds the pixels of (N, C, H, W) where `valid` (N, H, W) is not 0."""
+        known = (probabilities.nan_to_num(0.0) * (valid > 0)[:, None]).sum(dim=(0, 2, 3)).double()  # the loss reports the rest
+        totals = batch.sum(known)
+        self.totals = FORGETTING * self.totals.to(totals.device) + totals / totals.sum().clamp(min=1)
+
+    def shares(self) -> Tensor:
+        """(C,) float64, which sum up to 1."""
+        return self.totals / self.totals.sum()
+
+
+def balanced(logits: Tensor, valid: Tensor, shares: ClassShares, power: float, batch: WholeBatch = ALONE) -> Tensor:
+    """Logits (N, C, H, W) less `power` times the logarithm of the class's share of the target. Notes the batch in `shares`.
+
+    A network that learns from few pixels of a class finds it almost nowhere, though it knows where it would be: its probability
+    is raised there, but not above that of the classes around it. Post-hoc logit adjustment (Menon et al., arXiv 2007.07314,
+    section 4) with the teacher's own shares of the photos, so that what is found more is raised less from then on.
+    """
+    shares.note(logits.float().softmax(dim=1), valid, batch)
+    correction = power * shares.shares().clamp(min=RAREST).log().to(logits.device, torch.float32)
+    return logits.float() - correction.view(1, -1, 1, 1)
 
 
 class ForegroundHistogram:

@@ -17,8 +17,10 @@ from hrda_core.adaptation.feature_distance import FeatureDistance
 from hrda_core.adaptation.losses import multi_resolution_loss
 from hrda_core.adaptation.masking import hide_blocks
 from hrda_core.adaptation.pseudo_labels import (
+    ClassShares,
     ForegroundHistogram,
     PseudoLabels,
+    balanced,
     confident_fraction,
     log_probabilities,
     prior_band,
@@ -77,6 +79,10 @@ class Learner:
     student_forward: nn.Module | None = None
     batch: WholeBatch = ALONE  # of which the step sees this process's part
     foreground: ForegroundHistogram = field(default_factory=ForegroundHistogram)  # of the teacher on the target
+    shares: ClassShares = field(init=False)  # of the same
+
+    def __post_init__(self) -> None:
+        self.shares = ClassShares(self.student.num_classes)
 
 
 def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBatch | None, draws: Draws) -> dict[str, Tensor]:
@@ -164,6 +170,9 @@ def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
         pseudo = uncertain_band(logits, rule.band_foreground, rule.band_background)
     else:
         pseudo = confident_fraction(logits, rule.pseudo_threshold, learner.batch)
+        if rule.class_balance > 0:
+            labels = balanced(logits, valid, learner.shares, rule.class_balance, learner.batch).argmax(dim=1)
+            pseudo = pseudo._replace(labels=labels)
     return without_margins(pseudo, valid, rule.pseudo_ignore_top, rule.pseudo_ignore_bottom)
 
 

@@ -130,6 +130,7 @@ class RunState:
             "evaluated": self.evaluated,
             "photo_factor": self.photo_factor,
             "foreground": self.learner.foreground.counts.cpu(),
+            "class_shares": self.learner.shares.totals.cpu(),
             "sums": {name: total.cpu() for name, total in self.sums.items()},
             "without_gain": self.early_stop.without_gain,
             "seconds": self.budget.used(),
@@ -158,6 +159,8 @@ class RunState:
             self._see_photos_at(float(state["photo_factor"]))
         if "foreground" in state:
             self.learner.foreground.counts = state["foreground"].to(self.device)
+        if "class_shares" in state:
+            self.learner.shares.totals = state["class_shares"].to(self.device)
         self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self.early_stop.without_gain = int(state["without_gain"])
         self.budget.used_before = float(state["seconds"])
