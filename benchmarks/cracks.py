@@ -30,8 +30,8 @@ def configuration(weights: str, iterations: int, seed: int) -> TrainConfig:
             "model": {"encoder": "mobilenetv2_100", "pretrained_file": weights, "head_channels": 64},
             "data": {"crop_height": 256, "crop_width": 256, "flip_vertical": 0.5, "rotate": 0.5, "workers": 0},
             "augmentation": {"preset": "light"},
-            # photos of a round: as many as there are iterations draw crops from each about twice
-            "adaptation": {"teacher_alpha": 0.99, "feature_distance_weight": 0.0, "round_photos": iterations // 2},
+            # photos of a round: as many as it has iterations draw crops from each about twice
+            "adaptation": {"teacher_alpha": 0.99, "feature_distance_weight": 0.0, "round_photos": iterations // 4},
             "optimisation": {
                 "iterations": iterations,
                 "batch_size": 2,

@@ -33,6 +33,7 @@ __all__ = [
 
 MODES = ("source-only", "adapt", "supervised", "semi-supervised")
 SEVERAL_ZOOMS = (0.35, 0.5, 0.7, 1.0, 1.4)
+ROUNDS = 2  # of a run that has them: the second one's labels are better by what the first one taught
 SETTLED = 1000  # iterations of a run whose warm-up is worth labelling whole photos with: measured, 1,200 are and 600 are not
 BALANCE = 0.75  # of many classes: measured on streets (README)
 PHOTO_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
@@ -218,7 +219,7 @@ class TrainConfig:
         adapting = self.mode in ("adapt", "semi-supervised")
         # in windows of whole photos, norms have no batch of their own to take statistics of
         running_norms = a.teacher_norm == "running"
-        rounds = int(thin and banded and running_norms and self.optimisation.iterations >= SETTLED)
+        rounds = ROUNDS if thin and banded and running_norms and self.optimisation.iterations >= SETTLED else 0
         rounds = (rounds if a.rounds == AUTO else a.rounds) if adapting else 0
         fix = "the teacher's norms do not know the photos; use adaptation.teacher_norm=running, or no rounds"
         check(rounds == 0 or running_norms, "adaptation.rounds", rounds, fix)

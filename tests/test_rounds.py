@@ -156,9 +156,9 @@ def test_the_learning_rate_falls_over_the_warm_up_and_over_each_round(tmp_path: 
 
 def test_what_auto_means() -> None:
     thin = TrainConfig().resolve(2, True, 0.03).adaptation
-    assert (thin.rounds, thin.teacher_zooms, thin.dice_weight) == (1, SEVERAL_ZOOMS, 1.0)
+    assert (thin.rounds, thin.teacher_zooms, thin.dice_weight) == (2, SEVERAL_ZOOMS, 1.0)
     several = TrainConfig().resolve(4, True, 0.05).adaptation
-    assert (several.rounds, several.teacher_zooms, several.dice_weight) == (1, (1.0,), 1.0)
+    assert (several.rounds, several.teacher_zooms, several.dice_weight) == (2, (1.0,), 1.0)
     streets = TrainConfig().resolve(19, False, 1.0).adaptation
     assert (streets.rounds, streets.teacher_zooms, streets.dice_weight) == (0, (1.0,), 0.0)
     short = TrainConfig().changed(["optimisation.iterations=600"]).resolve(2, True, 0.03).adaptation
