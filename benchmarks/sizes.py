@@ -18,7 +18,7 @@ from benchmarks.intervals import argmax_iou, difference
 from benchmarks.pairs import CRACK_PAIRS, Pair, crack_pair
 from benchmarks.photo_counts import PhotoCounts, count_photos
 from hrda_core import Dataset, Predictor
-from hrda_core.config import SEVERAL_ZOOMS
+from hrda_core.config_auto import SEVERAL_ZOOMS
 from hrda_core.data.pixel_index import class_pixels, most_foreground
 from hrda_core.models.checkpoints import load_checkpoint
 

@@ -19,7 +19,15 @@ from benchmarks.pairs import Pair, in_first_half
 from benchmarks.photo_counts import PhotoCounts, threshold_of_share
 
 SOURCE_ONLY = ("source-only", "source-only strong")
-LABEL_FREE = ("score", "scale_agreement", "flip_agreement", "network_agreement", "uncertain", "entropy", "foreground_against_source")
+LABEL_FREE = (
+    "score",
+    "scale_agreement",
+    "flip_agreement",
+    "network_agreement",
+    "uncertain",
+    "entropy",
+    "foreground_against_source",
+)
 
 
 def summary(pair: Pair, results: Sequence[Result], network: str, prior: float) -> dict[str, Any]:

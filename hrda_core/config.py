@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hrda_core.config_adaptation import AUTO, AdaptationConfig
+from hrda_core.config_auto import Facts, settled_adaptation, settled_zooms
 from hrda_core.config_checks import check, one_of, share
 from hrda_core.config_data import AugmentationConfig, DataConfig
 from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_yaml
@@ -20,7 +21,6 @@ __all__ = [
     "AUTO",
     "MODES",
     "PRECISIONS",
-    "SEVERAL_ZOOMS",
     "AdaptationConfig",
     "AugmentationConfig",
     "DataConfig",
@@ -32,11 +32,6 @@ __all__ = [
 ]
 
 MODES = ("source-only", "adapt", "supervised", "semi-supervised")
-SEVERAL_ZOOMS = (0.35, 0.5, 0.7, 1.0, 1.4)
-ROUNDS = 2  # of a run that has them: the second one's labels are better by what the first one taught
-SETTLED = 1000  # iterations of a run whose warm-up is worth labelling whole photos with: measured, 1,200 are and 600 are not
-BALANCE = 0.75  # of many classes: measured on streets (README)
-PHOTO_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 PRECISIONS = ("auto", "fp32", "bf16", "reference")
 
 
@@ -189,68 +184,16 @@ class TrainConfig:
                 check(value % 32 == 0, f"data.{name}", value, "use a multiple of 32, since the detail crop is half of it")
 
     def resolve(self, num_classes: int, has_background: bool, foreground_share: float) -> TrainConfig:
-        """Settles every "auto".
-
-        Thin structures (one class beside background, or all classes together below 10 % of the labelled pixels) get
-        band pseudo-labels of whole photos that hold the source's share of foreground, a warm-up on source and no class
-        mixing, which measurements on cracks support; everything else gets the published rule. One class beside background is
-        predicted at the sizes that suit each photo, unless the labels are the target's own.
+        """Settles every "auto" by the classes of the labelled images (config_auto.py).
 
         Raises:
-            ValueError: a rule that needs a background class, where there is none.
+            ValueError: a rule that needs a background class, where there is none, or rules that contradict each other.
         """
-        little = foreground_share < 0.1
-        thin = has_background and (num_classes == 2 or little)
-        a = self.adaptation
-        settled = replace(
-            a,
-            source_warmup=(self.optimisation.iterations // 2 if thin else 0) if a.source_warmup == AUTO else a.source_warmup,
-            pseudo_labels=("prior-band" if thin else "confident-fraction") if a.pseudo_labels == "auto" else a.pseudo_labels,
-            mixing=("none" if thin else "class-mix") if a.mixing == "auto" else a.mixing,
-            mask_weight=float(not thin) if a.mask_weight == AUTO else a.mask_weight,
-        )
-        if settled.pseudo_labels == "prior-band" and a.foreground_share == AUTO:
-            settled = replace(settled, foreground_share=foreground_share)
-        banded = settled.pseudo_labels in ("band", "prior-band")
-        fix = "belongs to adaptation.pseudo_labels=confident-fraction; the bands have adaptation.foreground_share instead"
-        check(a.class_balance <= 0 or not banded, "adaptation.class_balance", a.class_balance, fix)
-        balance = 0.0 if banded else BALANCE
-        settled = replace(settled, class_balance=balance if a.class_balance == AUTO else a.class_balance)
-        adapting = self.mode in ("adapt", "semi-supervised")
-        # in windows of whole photos, norms have no batch of their own to take statistics of
-        running_norms = a.teacher_norm == "running"
-        rounds = ROUNDS if thin and banded and running_norms and self.optimisation.iterations >= SETTLED else 0
-        rounds = (rounds if a.rounds == AUTO else a.rounds) if adapting else 0
-        fix = "the teacher's norms do not know the photos; use adaptation.teacher_norm=running, or no rounds"
-        check(rounds == 0 or running_norms, "adaptation.rounds", rounds, fix)
-        fix = "is chosen as the first round begins; use adaptation.rounds=1, or data.target_scale for one you know"
-        check(rounds > 0 or len(a.photo_scales) < 2 or not adapting, "adaptation.photo_scales", a.photo_scales, fix)
-        one_class = rounds > 0 and has_background and num_classes == 2
-        searching = one_class and little and not self.data.fit_short and self.mode == "adapt"
-        settled = replace(
-            settled,
-            rounds=rounds,
-            photo_scales=a.photo_scales or (PHOTO_SCALES if searching else (1.0,)),
-            teacher_zooms=a.teacher_zooms or (SEVERAL_ZOOMS if one_class else (1.0,)),
-            dice_weight=float(thin and rounds > 0) if a.dice_weight == AUTO else a.dice_weight,
-        )
-        if adapting:
-            check(
-                settled.source_warmup < self.optimisation.iterations,
-                "adaptation.source_warmup",
-                settled.source_warmup,
-                f"must be less than optimisation.iterations={self.optimisation.iterations}, or the run never adapts",
-            )
-        fix = "needs a class named 'background' at index 0; choose another"
-        check(has_background or not banded, "adaptation.pseudo_labels", settled.pseudo_labels, fix)
-        for name, plain in (("teacher_zooms", (1.0,)), ("photo_scales", (1.0,)), ("most_foreground", 1.0)):
-            value = getattr(settled, name)
-            check(has_background or value == plain, f"adaptation.{name}", value, fix)
-        several = has_background and num_classes == 2 and self.mode != "supervised"
-        zooms = self.inference.zooms or (SEVERAL_ZOOMS if several else (1.0,))
-        check(has_background or len(zooms) == 1, "inference.zooms", zooms, "several need a class named 'background' at index 0")
-        check(has_background or settled.mixing != "foreground", "adaptation.mixing", settled.mixing, fix)
-        return replace(self, adaptation=settled, inference=replace(self.inference, zooms=zooms))
+        iterations, fitted = self.optimisation.iterations, self.data.fit_short > 0
+        facts = Facts(self.mode, iterations, fitted, num_classes, has_background, foreground_share)
+        zooms = settled_zooms(self.inference.zooms, facts)
+        adaptation = settled_adaptation(self.adaptation, facts)
+        return replace(self, adaptation=adaptation, inference=replace(self.inference, zooms=zooms))
 
     def updated(self, changes: Mapping[str, Any]) -> TrainConfig:
         """A copy with nested changes: `config.updated({"optimisation": {"iterations": 300}})`."""

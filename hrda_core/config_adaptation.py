@@ -14,8 +14,8 @@ class AdaptationConfig:
     source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: half, else 0)
     teacher_alpha: float = 0.999  # EMA: min(1 - 1 / (iteration + 1), alpha)
     teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
-    # times, after the warm-up, that the teacher labels whole photos; 0 = a crop in every iteration, as published; -1 = auto: twice
-    # for thin classes where the run is long enough
+    # times, after the warm-up, that the teacher labels whole photos; 0 = a crop in every iteration, as published; -1 = auto:
+    # twice for thin classes where the run is long enough
     rounds: int = AUTO
     round_photos: int = 1000  # at most so many a round labels and learns from, drawn at random; 0 = all
     # factors on data.target_scale, of which the first round takes that at which structures in the photos look as wide to the

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hrda_core"
-GROUND = {"allocator", "config", "config_adaptation", "config_checks", "config_data", "config_yaml", "presets"}
+GROUND = {"allocator", "config", "config_adaptation", "config_auto", "config_checks", "config_data", "config_yaml", "presets"}
 MAY_IMPORT = {
     "allocator": set[str](),
     "models": set[str](),
@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "inference": {"config", "data", "evaluation", "models"},
     "adaptation": {"config", "data", "models"},
     "training": {*GROUND, "adaptation", "data", "evaluation", "inference", "models"},
-    "config": {"config_adaptation", "config_checks", "config_data", "config_yaml"},
+    "config": {"config_adaptation", "config_auto", "config_checks", "config_data", "config_yaml"},
+    "config_auto": {"config_adaptation", "config_checks"},
     "config_adaptation": {"config_checks"},
     "config_data": {"config_checks"},
     "config_checks": set[str](),

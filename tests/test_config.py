@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from hrda_core.config import MODES, SEVERAL_ZOOMS, TrainConfig
+from hrda_core.config import MODES, TrainConfig
+from hrda_core.config_auto import SEVERAL_ZOOMS
 from hrda_core.config_yaml import dump_yaml
 from hrda_core.presets import PRESETS
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from hrda_core import TrainConfig, train
 from hrda_core.adaptation.pseudo_labels import log_probabilities
 from hrda_core.adaptation.teacher import Teacher
-from hrda_core.config import PHOTO_SCALES, SEVERAL_ZOOMS, AdaptationConfig
+from hrda_core.config import AdaptationConfig
+from hrda_core.config_auto import PHOTO_SCALES, SEVERAL_ZOOMS
 from hrda_core.config_data import DataConfig
 from hrda_core.data.crops import TargetStream
 from hrda_core.data.photo_labels import PhotoLabels, compact, resized
