@@ -42,6 +42,10 @@ class RunData:
         totals = self.training.labelled.pixels[:, :-1].sum(axis=0)
         return tuple((totals / max(int(totals.sum()), 1)).tolist())
 
+    def foreground_share(self) -> float:
+        """Share of all classes but the first in the labelled pixels."""
+        return sum(self.class_fractions()[1:])
+
     def most_foreground(self) -> float:
         """Share of the foreground among the labelled pixels of the image that has most; 1 without a background."""
         return most_foreground(self.training.labelled.pixels) if self.has_background else 1.0
@@ -85,8 +89,7 @@ def prepare(
         None if labelled_target is None else Labelled(labelled_target, pixels_of_target[0]),
     )
     data = RunData(config, training, photos, validation)
-    foreground_share = sum(data.class_fractions()[1:])
-    settled = config.resolve(len(data.classes), data.has_background, foreground_share)
+    settled = config.resolve(len(data.classes), data.has_background, data.foreground_share())
     return RunData(settled, training, photos, validation)
 
 

@@ -175,7 +175,7 @@ class Run(RunState):
     def _log(self, rate: float) -> None:
         self._check()
         if self.data.has_background:
-            self._warn("no foreground", no_foreground_notice(self._averages(), sum(self.data.class_fractions()[1:])))
+            self._warn("no foreground", no_foreground_notice(self._averages(), self.data.foreground_share()))
         self.tell(Metrics(self.iteration, {**self._averages(), "learning_rate": rate}))
         self.sums = {}
 

@@ -75,10 +75,16 @@ class RunState:
         self.budget = TimeBudget(self.config.schedule.time_budget)
 
     def _see_photos_at(self, factor: float) -> None:
-        """factor: on the configured scale."""
+        """factor: on the configured scale.
+
+        Structures that are thinner in the photos cover less of them: of a line as long, as much less as it is thinner.
+        """
         self.photo_factor = factor
-        scale = factor * self.data.config.data.target_scale
-        self.config = self.learner.config = self.config.updated({"data": {"target_scale": scale}})
+        scale, share = factor * self.data.config.data.target_scale, self.data.config.adaptation.foreground_share
+        if share == self.data.foreground_share():  # a share of the photos that the user gave is true at any size
+            share = min(share / factor, 1.0)
+        changes = {"data": {"target_scale": scale}, "adaptation": {"foreground_share": share}}
+        self.config = self.learner.config = self.config.updated(changes)
         self.preprocessing = self.evaluator.preprocessing = replace(self.preprocessing, scale=scale)
         if self.labeller is not None:
             self.labeller.preprocessing = self.preprocessing
