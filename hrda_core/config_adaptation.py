@@ -18,18 +18,20 @@ class AdaptationConfig:
     # twice for thin classes where the run is long enough
     rounds: int = AUTO
     round_photos: int = 1000  # at most so many a round labels and learns from, drawn at random; 0 = all
-    # factors on data.target_scale, of which the first round takes that at which structures in the photos look as wide to the
-    # network as in the labelled images; (1.0,) = none; empty = auto
+    # factors on data.target_scale, of which the first round takes that at which the teacher is surest of what it finds in the
+    # photos; (1.0,) = none; empty = auto
     photo_scales: tuple[float, ...] = ()
     teacher_zooms: tuple[float, ...] = ()  # sizes at which the teacher sees a photo; the surest count; empty = auto
     pseudo_labels: str = "auto"  # "confident-fraction" (DACS), "prior-band" or "band" (uncertain pixels ignored), or "auto"
-    pseudo_threshold: float = 0.968  # confident-fraction: pixels above it count as confident
+    pseudo_threshold: float = 0.7  # confident-fraction: pixels above it count as confident (published: 0.968)
     # confident-fraction: how much more of rare classes becomes a label: probabilities are divided by the class's share of the
     # photos to this power; 0 = argmax, as published; -1 = auto
     class_balance: float = -1.0
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
     band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
-    foreground_share: float = -1.0  # prior-band: share of the target that becomes foreground; -1 = as in the labels
+    foreground_share: float = (
+        -1.0
+    )  # prior-band: share of the photos, as they are seen, that becomes foreground; -1 = as in the labels
     foreground_at_least: float = 0.3  # prior-band: probability of what may become foreground, whatever the share
     most_foreground: float = 1.0  # photos of which the teacher finds a larger share are ignored
     dice_weight: float = -1.0  # of a soft Dice term on pseudo-labels; -1 = auto (1 in rounds on thin classes, else 0)

@@ -35,6 +35,7 @@ _PUBLISHED_HRDA = TrainConfig(
         margin_bottom=240 / 1024,
         margin_left=30 / 2048,
         margin_right=30 / 2048,
+        pseudo_threshold=0.968,
         class_balance=0.0,
         mixing="class-mix",
         feature_distance_classes=_CITYSCAPES_THINGS,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,14 +24,17 @@ from hrda_core.config_data import DataConfig
 from hrda_core.data.crops import TargetStream
 from hrda_core.data.photo_labels import PhotoLabels, compact, resized
 from hrda_core.data.samples import Dataset
-from hrda_core.evaluation.structure_width import structure_width, typical_width
 from hrda_core.inference.predictor import Predictor
+from hrda_core.inference.preprocessing import Preprocessing
+from hrda_core.inference.window_network import Part
 from hrda_core.models.checkpoints import load_checkpoint
+from hrda_core.models.hrda import Box
+from hrda_core.models.sureness import FEW
 from hrda_core.training import photo_scale
 from hrda_core.training import rounds as rounds_module
 from hrda_core.training.events import Event, Finished, Labelling, Notice, Progress, Stage
 from hrda_core.training.listeners import ProgressBar
-from hrda_core.training.photo_scale import matching_factor
+from hrda_core.training.photo_scale import sureness_at, surest_factor
 from hrda_core.training.rounds import Stretch, rates_of, stretches
 
 SOURCE, TARGET, VALIDATION = cracks(4, 1), replace(cracks(5, 2), masks=None), cracks(2, 3)
@@ -299,49 +302,55 @@ def test_a_start_anew_keeps_no_labels(tmp_path: Path) -> None:
 # -- the size of photos ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("thickness", "slope"), [(3, 0), (9, 0), (15, 0), (9, 1)])
-def test_the_width_of_a_line(thickness: int, slope: int) -> None:
-    mask = np.zeros((100, 200), np.uint8)
-    cv2.line(mask, (0, 30), (199, 30 + 40 * slope), 1, thickness)
-    assert structure_width(mask == 1) == pytest.approx(thickness, abs=2)
-
-
-def test_widths_of_next_to_nothing_do_not_count() -> None:
-    assert np.isnan(structure_width(np.zeros((20, 20), bool)))
-    assert typical_width([3.0, float("nan"), 5.0, 4.0]) == 4.0
-    assert np.isnan(typical_width([3.0, float("nan"), float("nan")])) and np.isnan(typical_width([]))
-
-
 FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 
 
 @pytest.mark.parametrize(
-    ("widths", "expected", "factor"),
+    ("sure", "factor"),
     [
-        ({1.0: 12.2, 1.4: 14.0, 2.0: 15.2, 2.8: 17.5}, 16.0, 2.0),  # thin cracks; a network that knows wide ones (measured)
-        ({1.0: 6.0, 1.4: 5.9, 2.0: 8.0}, 6.6, 1.0),  # of the network's own width (measured)
-        ({1.0: 6.0, 1.4: 6.3, 2.0: 6.2}, 6.6, 1.0),  # nearer, but by no more than noise
-        ({1.0: 10.0, 0.7: 8.0, 0.5: 6.0}, 5.0, 0.5),
-        ({1.0: 10.0, 0.7: 5.2, 0.5: 4.0}, 5.0, 0.7),
-        ({1.0: float("nan")}, 5.0, 1.0),  # nothing was found
-        ({1.0: 5.0}, float("nan"), 1.0),
-        ({1.0: 3.0, 1.4: float("nan")}, 5.0, 1.0),
+        ({1.0: 0.566, 1.4: 0.571, 2.0: 0.613, 2.8: 0.60}, 2.0),  # thin cracks; a network that knows wide ones (measured)
+        ({1.0: 0.551, 1.4: 0.550, 0.7: 0.544}, 1.0),  # of the network's own width (measured)
+        ({1.0: 0.534, 1.4: 0.539, 2.0: 0.538}, 1.0),  # surer, but by no more than noise (measured)
+        ({1.0: 0.50, 1.4: 0.40, 0.7: 0.55, 0.5: 0.60}, 0.5),
+        ({1.0: 0.50, 1.4: 0.40, 0.7: 0.60, 0.5: 0.55}, 0.7),
+        ({1.0: 0.0, 1.4: 0.0, 0.7: 0.0}, 1.0),  # nothing was found
     ],
 )
-def test_photos_are_seen_at_the_size_at_which_structures_look_as_wide(
-    widths: dict[float, float], expected: float, factor: float
-) -> None:
-    assert matching_factor(widths.__getitem__, expected, FACTORS) == factor
+def test_photos_are_seen_at_the_size_at_which_the_network_is_surest(sure: dict[float, float], factor: float) -> None:
+    assert surest_factor(sure.__getitem__, FACTORS) == factor
+
+
+def test_how_sure_a_network_is_of_what_it_finds_in_photos() -> None:
+    class Half:
+        """Finds the bright half of a photo with 0.9."""
+
+        device = torch.device("cpu")
+        model = SimpleNamespace(num_classes=2)
+
+        def __call__(self, windows: Tensor, part: Part = Part.WHOLE) -> Tensor:
+            foreground = torch.where(windows[:, :1] > 0, 0.9, 0.1)
+            return torch.cat([1 - foreground, foreground], dim=1).log()
+
+        def detail_boxes(self, height: int, width: int) -> list[Box]:
+            return []
+
+    preprocessing: Any = Preprocessing((0.5,) * 3, (0.2,) * 3, 1.0, 0, 0, (128, 128), 0.0)
+    photo = np.zeros((100, 100, 3), np.uint8)
+    photo[:, 50:] = 255
+    looked: list[int] = []
+    network: Any = Half()
+    sure = sureness_at(network, Dataset([photo, photo], None, SOURCE.classes), preprocessing, 1.0, lambda: looked.append(1))
+    assert sure == pytest.approx(0.9 * 5000 / (5000 + FEW), abs=1e-3) and len(looked) == 2
 
 
 def test_a_run_goes_on_at_the_size_that_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training crops, evaluations and the checkpoint alike, and after a resume too."""
     asked: list[float] = []
 
-    def seen(network: Any, images: Dataset, preprocessing: Any, scale: float, watch: Any) -> float:
+    def sure(network: Any, images: Dataset, preprocessing: Any, scale: float, watch: Any) -> float:
         watch()
         asked.append(scale)
-        return 8.0 * min(scale / 2, 1) if images.masks is None else 8.0
+        return 0.8 - 0.1 * abs(scale - 2)
 
     scales: list[float] = []
     plain = TargetStream.__getitem__
@@ -350,11 +359,11 @@ def test_a_run_goes_on_at_the_size_that_it_found(tmp_path: Path, monkeypatch: py
         scales.append(stream.config.target_scale)
         return plain(stream, index)
 
-    monkeypatch.setattr(photo_scale, "widths_seen", seen)
+    monkeypatch.setattr(photo_scale, "sureness_at", sure)
     monkeypatch.setattr(TargetStream, "__getitem__", watched)
     config, heard = rounds(1, photo_scales=list(FACTORS)), list[Event]()
     run(tmp_path / "whole", config)
-    assert asked == [1.0, 1.0, 1.4, 2.0, 2.8]
+    assert asked == [1.0, 1.4, 2.0, 2.8]
     assert scales == [1.0] * 4 + [2.0] * 8  # a warm-up of two iterations, and four more
 
     def stop() -> bool:
@@ -364,7 +373,7 @@ def test_a_run_goes_on_at_the_size_that_it_found(tmp_path: Path, monkeypatch: py
     texts = [event.text for event in heard if isinstance(event, Notice)]
     assert any("photos are seen at 2 times their size from here on" in text for text in texts)
     run(tmp_path / "parts", config, resume=True)
-    assert asked == [1.0, 1.0, 1.4, 2.0, 2.8] * 2
+    assert asked == [1.0, 1.4, 2.0, 2.8] * 2
     assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
     assert Predictor(tmp_path / "parts" / "checkpoints" / "last.pth", "cpu").preprocessing.scale == 2.0
     assert TrainConfig.load(tmp_path / "parts" / "config.yaml").data.target_scale == 1.0  # as it was asked for
@@ -383,13 +392,13 @@ def test_thinner_structures_cover_less_of_the_photos(given: float, tmp_path: Pat
 def test_a_stop_while_the_size_is_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, looked = rounds(1, photo_scales=[1.0, 2.0]), list[int]()
     run(tmp_path / "whole", config)
-    plain = photo_scale.structure_width
+    plain = photo_scale.sureness
 
-    def watched(mask: Any) -> float:
+    def watched(*found: Any) -> Any:
         looked.append(1)
-        return plain(mask)
+        return plain(*found)
 
-    monkeypatch.setattr(photo_scale, "structure_width", watched)
+    monkeypatch.setattr(photo_scale, "sureness", watched)
     options: dict[str, Any] = {"directory": tmp_path / "parts", "stop": lambda: len(looked) == 3}
     assert train(config, SOURCE, TARGET, VALIDATION, **options).stopped == "stop requested"
     run(tmp_path / "parts", config, resume=True)

@@ -116,12 +116,11 @@ class Run(RunState):
         return self.labeller.labels(stretch, self.tell, keep=restored)
 
     def _match_photo_scale(self) -> None:
-        """From now on photos are seen at the size at which structures look as wide as in the labelled images."""
+        """From now on photos are seen at the size at which the teacher is surest of what it finds."""
         candidates, photos = self.config.adaptation.photo_scales, self.data.training.target
         factor, text = 1.0, None
         if len(candidates) > 1 and photos is not None:
-            labelled = self.data.training.labelled.dataset
-            work = partial(scale_for, self.learner, labelled, photos, self.preprocessing, self.device, self.stop)
+            work = partial(scale_for, self.learner, photos, self.preprocessing, self.device, self.stop)
             factor, text = self.ranks.from_first(work)
         self._see_photos_at(factor)
         self._warn("photo scale", text)
