@@ -11,7 +11,7 @@ from hrda_core.config_checks import check
 T = TypeVar("T", str, int, float)
 
 SEVERAL_ZOOMS = (0.35, 0.5, 0.7, 1.0, 1.4)
-PHOTO_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+PHOTO_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0)  # larger ones take long to look at
 ROUNDS = 2  # of a run that has them: the second one's labels are better by what the first one taught
 SETTLED = 1000  # iterations of a run whose warm-up is worth labelling whole photos with: measured, 1,200 are and 600 are not
 BALANCE = 0.75  # of many classes

@@ -6,7 +6,7 @@ photos that are enlarged. What models/sureness.py tells of one photo is a guess;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from hrda_core.data.samples import Dataset
 from hrda_core.inference.predictor import image_probabilities
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.window_network import WindowNetwork
-from hrda_core.models.sureness import foreground_found, sureness
+from hrda_core.models.sureness import foreground_found, nearest_to_one, sureness
 from hrda_core.training.evaluator import spread
 from hrda_core.training.predicting import predicting_windows
 from hrda_core.training.stopping import Stopped, StopRequest
@@ -40,20 +40,16 @@ def scale_for(
         if stop():
             raise Stopped
 
-    known: dict[float, float] = {}
+    factors = {1.0, *learner.config.adaptation.photo_scales}
     with predicting_windows(learner, "teacher", device) as network:
-
-        def sure(factor: float) -> float:
-            if factor not in known:
-                known[factor] = sureness_at(network, photos, preprocessing, factor * preprocessing.scale, watch)
-            return known[factor]
-
-        factor = surest_factor(sure, learner.config.adaptation.photo_scales)
+        scales = {factor: factor * preprocessing.scale for factor in sorted(factors)}
+        sure = {factor: sureness_at(network, photos, preprocessing, scale, watch) for factor, scale in scales.items()}
+    factor = surest_factor(sure)
     if factor == 1:
         return factor, None
     return factor, (
         f"photos are seen at {factor:g} times their size from here on, since the network is surer of what it finds there "
-        f"({known[factor]:.2f} instead of {known[1.0]:.2f}): set adaptation.photo_scales=[1.0] to turn this off"
+        f"({sure[factor]:.2f} instead of {sure[1.0]:.2f}): set adaptation.photo_scales=[1.0] to turn this off"
     )
 
 
@@ -70,19 +66,7 @@ def sureness_at(
     return float(np.mean(found))
 
 
-def surest_factor(sure: Callable[[float], float], candidates: Sequence[float]) -> float:
-    """The candidate, up or else down from 1, at which `sure` is largest; 1 unless that is clearly more.
-
-    Goes on only while it rises, since larger sizes take long.
-    """
-    larger, smaller = sorted(c for c in candidates if c > 1), sorted((c for c in candidates if c < 1), reverse=True)
-    chosen, best = 1.0, sure(1.0)
-    for direction in (larger, smaller):
-        for factor in direction:
-            here = sure(factor)
-            if here <= best:
-                break
-            chosen, best = factor, here
-        if chosen != 1:
-            break
-    return chosen if best >= WORTH_IT * sure(1.0) else 1.0
+def surest_factor(sure: Mapping[float, float]) -> float:
+    """Of how sure the network is at each factor: the surest one; 1 unless that is clearly more."""
+    best = max(nearest_to_one(list(sure)), key=lambda factor: sure[factor])
+    return best if sure[best] >= WORTH_IT * sure[1.0] else 1.0
