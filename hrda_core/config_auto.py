@@ -1,4 +1,4 @@
-"""What "auto" means: the rules that suit the classes, as measured on cracks and streets (README, benchmarks)."""
+"""What "auto" means: the rules that suit the classes, as measured on cracks and streets (docs/adaptation.md)."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from hrda_core.evaluation.label_free import LabelFreeScores
 from hrda_core.evaluation.selection import selection_score
 from hrda_core.training.events import Event, Metrics, Notice
 from hrda_core.training.harm import no_foreground_notice
+from hrda_core.training.loop import _is_better
+from hrda_core.training.run import End
 from hrda_core.training.run_report import write_run_report
 
 
@@ -87,6 +89,16 @@ def test_a_baseline_that_scores_better_is_kept_as_the_best(
     if fallback:
         assert "by the score that needs no labels the source-only network has 0.500" in notices(told)[0]
         assert "source-only, which scored better" in write_run_report(tmp_path, source, target).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "validated", "kept"),
+    [(0.96, 0.94, False, False), (0.96, 0.90, False, True), (0.42, 0.41, True, True), (0.41, 0.42, True, False)],
+)
+def test_scores_without_labels_decide_by_a_clear_margin(before: float, after: float, validated: bool, kept: bool) -> None:
+    """Measured on cracks: adapted networks that gained 5 points of IoU scored up to 0.02 less than their baselines."""
+    ends = [End(6, score if validated else None, "", score) for score in (before, after)]
+    assert _is_better(*ends) is kept
 
 
 def test_pseudo_labels_without_foreground_are_told_once(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 Agreement of two probability maps is the soft Jaccard index, sum(min) / sum(max) over the pixels of all photos, averaged over
 the foreground classes (all classes where there is no background): 1 where they are equal. Uncertain pixels and entropy followed
-the true IoU most closely (README); they mislead where predictions collapse, so that the predicted share of foreground stands
-beside them.
+the true IoU most closely (docs/adaptation.md); they mislead where predictions collapse, so that the predicted share of
+foreground stands beside them.
 """
 
 from __future__ import annotations

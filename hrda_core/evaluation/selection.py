@@ -10,8 +10,8 @@ PLAUSIBLE = 3.0  # the target may hold so many times more, or less, foreground t
 def selection_score(scores: LabelFreeScores, source_foreground: float | None) -> float:
     """0 to 1, larger is better: the share of sure pixels, times how plausible the predicted share of foreground is.
 
-    Of the checkpoints of 15 runs on three pairs of domains (Spearman with IoU: README), sure pixels went with the best ones,
-    while agreement under scaling went against them: a network whose probabilities are all near one half agrees with itself.
+    Of the checkpoints of 15 runs on three pairs of domains (docs/adaptation.md), sure pixels went with the best ones, while
+    agreement under scaling went against them: a network whose probabilities are all near one half agrees with itself.
     One that has collapsed to nothing, or to foreground everywhere, is sure too: so the share counts fully only within a factor
     of `PLAUSIBLE` of that in the labelled images, and in proportion beyond.
 

@@ -56,6 +56,6 @@ def surest_zooms(
 def zooms_averaged(count: int) -> int:
     """How many of `count` zooms make the prediction: the two surest of three or more, else the surest.
 
-    A size at which the network is surest by mistake then counts half; measured on real cracks (README).
+    A size at which the network is surest by mistake then counts half; measured on real cracks (docs/adaptation.md).
     """
     return 2 if count > 2 else 1

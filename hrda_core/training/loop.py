@@ -17,6 +17,8 @@ from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.safety import in_words, telling_a_full_disk
 from hrda_core.training.stopping import Stopped, StopRequest, never
 
+UNSURE = 0.05  # by which scores without labels must differ, to tell which of two trainings is the better one (docs/adaptation.md)
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -131,8 +133,9 @@ def _run(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, r
 
 
 def _is_better(before: End, end: End) -> bool:
-    """Of two scores; one that is missing or undefined decides nothing."""
-    return before.chosen_by is not None and end.chosen_by is not None and before.chosen_by > end.chosen_by
+    """Of two scores; one that is missing or undefined decides nothing, one without labels only by a clear margin."""
+    margin = 0.0 if end.score is not None else UNSURE
+    return before.chosen_by is not None and end.chosen_by is not None and before.chosen_by > end.chosen_by + margin
 
 
 def _keep_the_baseline(before: End, end: End, baseline: RunDirectory, here: RunDirectory, tell: Listener, ranks: Ranks) -> End:

@@ -1,7 +1,7 @@
 """The size at which photos should be seen: where the network is surest of what it finds in them.
 
 A network finds structures of the widths that it has learned. Where those in the photos are thinner, it finds them surely only in
-photos that are enlarged. What models/sureness.py tells of one photo is a guess; the mean over many is not (README).
+photos that are enlarged. What models/sureness.py tells of one photo is a guess; the mean over many is not (docs/adaptation.md).
 """
 
 from __future__ import annotations
