@@ -19,6 +19,7 @@ WORKDIR /app
 COPY hrda_core hrda_core
 COPY train_app train_app
 COPY serve_app serve_app
+COPY sdk_fixes sdk_fixes
 COPY config.json ./
 EXPOSE 8000
 CMD ["python3", "-m", "uvicorn", "train_app.main:train.app", "--host", "0.0.0.0", "--port", "8000", "--ws", "websockets"]

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "config_yaml": set[str](),
     "presets": {"config", "config_data"},
 }
-APPS = ("supervisely", "fastapi", "uvicorn", "train_app", "serve_app")
+APPS = ("supervisely", "fastapi", "uvicorn", "train_app", "serve_app", "sdk_fixes")
 
 
 def imports_of(file: Path) -> set[str]:

@@ -10,6 +10,7 @@ from supervisely.nn.inference import gui as sdk_gui
 from supervisely.nn.inference import inference as sdk
 from supervisely.nn.inference.inference_request import InferenceRequest, InferenceRequestsManager
 
+from sdk_fixes.page_messages import send_from_the_server
 from serve_app.image_cache import ImageCache
 from serve_app.limits import Refused
 from serve_app.safe_checkpoints import forbid_unsafe_unpickling
@@ -98,3 +99,4 @@ def put_in_ours() -> None:
     sdk.Uploader = PatientUploader
     sdk.InferenceRequestsManager = Requests
     sdk_gui.ServingGUITemplate = ServingGUI
+    send_from_the_server()

@@ -21,6 +21,7 @@ from supervisely.nn.training import resume_manifest, train_app
 from supervisely.nn.utils import ModelSource
 
 from hrda_core.data.parallel import Stopped
+from sdk_fixes.page_messages import send_from_the_server
 from train_app.app_state import state_of_choice
 from train_app.choices import DataChoice
 from train_app.errors import UserError
@@ -59,6 +60,7 @@ class BridgedTrainApp(train_app.TrainApp):
 
     def __init__(self, models: str, hyperparameters: str, app_options: str) -> None:
         put_in_our_cards()
+        send_from_the_server()
         _no_traceback_of_what_was_told()
         super().__init__(FRAMEWORK, models, hyperparameters, app_options)
         self._is_training = threading.Lock()

@@ -1,0 +1,1 @@
+"""Defects of the SDK that concern both apps, worked around."""
