@@ -98,14 +98,24 @@ def label_free_quality(results: Sequence[Result], network: str, figure: str) -> 
     """How each figure that needs no labels ranks checkpoints, the oracle left out. "score" is what training chooses by.
 
     spearman: with `figure`, over all checkpoints of the pair. lost: how much better than the one that it ranks first the best
-    one is; lost in a run: the same among the checkpoints of one run, of all runs the most.
+    one is; lost of a seed, lost in a run: the same among the checkpoints of one seed, or of one run, of all of them the most.
     """
     quality = {}
     for name in LABEL_FREE:
-        runs = [points for result in results if result.arm != "oracle" if (points := _points(result, network, name, figure))]
-        every = [point for points in runs for point in points]
+        runs = [
+            (result.seed, points)
+            for result in results
+            if result.arm != "oracle"
+            if (points := _points(result, network, name, figure))
+        ]
+        every = [point for _, points in runs for point in points]
         if len(every) >= 3:
-            lost = {"lost": _lost(every), "lost in a run": max(_lost(points) for points in runs)}
+            seeds = [[point for seed, points in runs if seed == one for point in points] for one in {seed for seed, _ in runs}]
+            lost = {
+                "lost": _lost(every),
+                "lost of a seed": max(_lost(points) for points in seeds),
+                "lost in a run": max(_lost(points) for _, points in runs),
+            }
             quality[name] = {"spearman": spearman(*zip(*every, strict=True)), **lost}
     return quality
 

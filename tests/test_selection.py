@@ -21,10 +21,10 @@ from hrda_core.training.run_report import write_run_report
 
 
 def scores(sure: float, foreground: float) -> LabelFreeScores:
-    return LabelFreeScores(1.0, 1.0, 1.0, 1 - sure, 0.0, (1 - foreground, foreground))
+    return LabelFreeScores(1.0, 1.0, 1.0, 0.0, 1 - sure, (1 - foreground, foreground))
 
 
-def test_sure_pixels_count_where_the_share_of_foreground_is_plausible() -> None:
+def test_sure_networks_win_where_the_share_of_foreground_is_plausible() -> None:
     for foreground in (0.011, 0.03, 0.085):  # a third, and three times as much, still count fully
         assert selection_score(scores(0.8, foreground), 0.03) == pytest.approx(0.8)
     assert selection_score(scores(0.8, 0.18), 0.03) == pytest.approx(0.4)
@@ -93,10 +93,10 @@ def test_a_baseline_that_scores_better_is_kept_as_the_best(
 
 @pytest.mark.parametrize(
     ("before", "after", "validated", "kept"),
-    [(0.96, 0.94, False, False), (0.96, 0.90, False, True), (0.42, 0.41, True, True), (0.41, 0.42, True, False)],
+    [(0.925, 0.920, False, False), (0.93, 0.91, False, True), (0.42, 0.41, True, True), (0.41, 0.42, True, False)],
 )
 def test_scores_without_labels_decide_by_a_clear_margin(before: float, after: float, validated: bool, kept: bool) -> None:
-    """Measured on cracks: adapted networks that gained 5 points of IoU scored up to 0.02 less than their baselines."""
+    """Measured on cracks: a network that gained 9 points of IoU scored only 0.001 more than its baseline."""
     ends = [End(6, score if validated else None, "", score) for score in (before, after)]
     assert _is_better(*ends) is kept
 

@@ -17,7 +17,7 @@ from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.safety import in_words, telling_a_full_disk
 from hrda_core.training.stopping import Stopped, StopRequest, never
 
-UNSURE = 0.05  # by which scores without labels must differ, to tell which of two trainings is the better one (docs/adaptation.md)
+UNSURE = 0.01  # by which scores without labels must differ, to tell which of two trainings is the better one (docs/adaptation.md)
 
 
 @dataclass(frozen=True)
