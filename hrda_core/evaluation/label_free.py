@@ -67,7 +67,7 @@ def label_free_sums(
     first = 1 if has_background else 0
     pair = (LabelFreeSums(), LabelFreeSums())
     for done, index in enumerate(indices, start=1):
-        photo = _middle(photos.image(index))
+        photo = middle(photos.image(index), LONGEST, LONGEST)
         here = (network(photo), other(photo))
         for sums, predict, ours, theirs in zip(pair, (network, other), here, here[::-1], strict=True):
             mirrored = predict(np.ascontiguousarray(photo[:, ::-1]))[:, :, ::-1]
@@ -143,10 +143,10 @@ def _added(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(one + two)
 
 
-def _middle(photo: Image) -> Image:
-    height, width = photo.shape[:2]
-    top, left = max(height - LONGEST, 0) // 2, max(width - LONGEST, 0) // 2
-    return np.ascontiguousarray(photo[top : top + LONGEST, left : left + LONGEST])
+def middle(photo: Image, height: int, width: int) -> Image:
+    """The middle of a photo, at most `height` x `width` of it."""
+    top, left = max(photo.shape[0] - height, 0) // 2, max(photo.shape[1] - width, 0) // 2
+    return np.ascontiguousarray(photo[top : top + height, left : left + width])
 
 
 def _at_scale(network: Probabilities, photo: Image, scale: float) -> Map:

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hrda_core.adaptation.step import Learner
 from hrda_core.data.samples import Dataset
+from hrda_core.evaluation.label_free import middle
 from hrda_core.inference.predictor import image_probabilities
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.window_network import WindowNetwork
@@ -22,8 +24,12 @@ from hrda_core.training.evaluator import spread
 from hrda_core.training.predicting import predicting_windows
 from hrda_core.training.stopping import Stopped, StopRequest
 
-PHOTOS = 24
-WORTH_IT = 1.03  # times as sure; less is noise
+Sureness = NDArray[np.float64]  # (photos,)
+
+PHOTOS = 96
+WINDOWS = 2  # by so many the middle of a photo is seen: of photos of any size the same, so that time stays bounded
+WORTH_IT = 1.03  # times as sure
+ERRORS = 3  # standard errors; less is chance
 FAINTEST = 1e-6  # of a probability
 
 
@@ -49,24 +55,36 @@ def scale_for(
         return factor, None
     return factor, (
         f"photos are seen at {factor:g} times their size from here on, since the network is surer of what it finds there "
-        f"({sure[factor]:.2f} instead of {sure[1.0]:.2f}): set adaptation.photo_scales=[1.0] to turn this off"
+        f"({sure[factor].mean():.2f} instead of {sure[1.0].mean():.2f}): set adaptation.photo_scales=[1.0] to turn this off"
     )
 
 
 def sureness_at(
     network: WindowNetwork, photos: Dataset, preprocessing: Preprocessing, scale: float, watch: Callable[[], None]
-) -> float:
-    """0 to 1: how sure the network is of what it finds, a mean over photos that it sees at `scale`."""
+) -> Sureness:
+    """0 to 1, for each of some photos: how sure the network is of what it finds in the photo's middle, seen at `scale`."""
     settings = replace(preprocessing, scale=scale, zooms=(1.0,))
+    longest = [round(WINDOWS * side / preprocessing.scale) for side in preprocessing.window]
     found = []
     for position in spread(len(photos), PHOTOS):
         watch()
-        probabilities = torch.from_numpy(image_probabilities(network, photos.image(position), settings))
+        photo = middle(photos.image(position), *longest)
+        probabilities = torch.from_numpy(image_probabilities(network, photo, settings))
         found.append(float(sureness(*foreground_found(probabilities.clamp(min=FAINTEST).log()[None]))))
-    return float(np.mean(found))
+    return np.array(found)
 
 
-def surest_factor(sure: Mapping[float, float]) -> float:
-    """Of how sure the network is at each factor: the surest one; 1 unless that is clearly more."""
-    best = max(nearest_to_one(list(sure)), key=lambda factor: sure[factor])
-    return best if sure[best] >= WORTH_IT * sure[1.0] else 1.0
+def surest_factor(sure: Mapping[float, Sureness]) -> float:
+    """Of how sure the network is of each photo at each factor: the surest one; 1 unless that is clearly more."""
+    return max(
+        (factor for factor in nearest_to_one(list(sure)) if factor == 1 or _is_surer(sure[factor], sure[1.0])),
+        key=lambda factor: sure[factor].mean(),
+    )
+
+
+def _is_surer(here: Sureness, before: Sureness) -> bool:
+    """By more than chance would have it: photos in which nothing is found at one of the sizes weigh much in a mean."""
+    if len(here) < 2 or here.mean() < WORTH_IT * before.mean():
+        return False
+    gain = here - before
+    return bool(gain.mean() > ERRORS * gain.std(ddof=1) / np.sqrt(len(gain)))
