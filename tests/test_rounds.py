@@ -33,7 +33,7 @@ from hrda_core.models.hrda import Box
 from hrda_core.models.sureness import FEW
 from hrda_core.training import photo_scale
 from hrda_core.training import rounds as rounds_module
-from hrda_core.training.events import Event, Finished, Labelling, Notice, Progress, Stage
+from hrda_core.training.events import Event, Finished, Labelling, Notice, Progress, Sizing, Stage
 from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.photo_scale import WORTH_IT, sureness_at, surest_factor
 from hrda_core.training.rounds import Stretch, rates_of, stretches
@@ -190,12 +190,20 @@ def test_the_teacher_labels_whole_photos_and_is_not_asked_about_crops(tmp_path: 
 
 def test_the_terminal_has_a_bar_of_photos_between_those_of_iterations(capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressBar()
-    events: list[Event] = [Stage(0, name="adapt"), Progress(1, total=2), *(Labelling(1, done=i, total=3) for i in range(4))]
+    sizing = [Sizing(1, done=i, total=5) for i in range(6)]
+    labelling = [Labelling(1, done=i, total=3) for i in range(4)]
+    events: list[Event] = [Stage(0, name="adapt"), Progress(1, total=2), *sizing, *labelling]
     for event in (*events, Progress(2, total=2), Finished(2, score=None)):
         bar(event)
     shown = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "100%" in line or "50%" in line]
-    assert [line.split(":")[0] for line in shown] == ["adapt", "labelling photos", "adapt", "adapt"]
-    assert "3/3" in shown[1] and "1/2" in shown[2] and "2/2" in shown[3]
+    assert [line.split(":")[0] for line in shown] == [
+        "adapt",
+        "choosing the size of photos",
+        "labelling photos",
+        "adapt",
+        "adapt",
+    ]
+    assert "5/5" in shown[1] and "3/3" in shown[2] and "1/2" in shown[3] and "2/2" in shown[4]
 
 
 def test_each_round_draws_its_photos_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,8 +439,11 @@ def test_a_stop_while_the_size_is_sought(tmp_path: Path, monkeypatch: pytest.Mon
         return plain(*found)
 
     monkeypatch.setattr(photo_scale, "sureness", watched)
+    heard: list[Event] = []
     options: dict[str, Any] = {"directory": tmp_path / "parts", "stop": lambda: len(looked) == 3}
-    assert train(config, SOURCE, TARGET, VALIDATION, **options).stopped == "stop requested"
+    assert train(config, SOURCE, TARGET, VALIDATION, heard.append, **options).stopped == "stop requested"
+    told = [(event.iteration, event.done, event.total) for event in heard if isinstance(event, Sizing)]
+    assert told == [(2, done, 2 * len(TARGET)) for done in range(3)]
     run(tmp_path / "parts", config, resume=True)
     assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
 

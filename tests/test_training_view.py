@@ -212,6 +212,8 @@ def test_the_page_tells_that_photos_are_labelled(monkeypatch: pytest.MonkeyPatch
     view = TrainingView()
     view.hear(told("Stage", 0, name="adapt"))
     view.hear(told("Progress", 10, total=100))
+    view.hear(told("Sizing", 10, done=7, total=480))
+    assert view.status.text == "Choosing the size at which to see photos: 7 of 480"
     view.hear(told("Labelling", 10, done=3, total=8))
     assert view.status.text == "The teacher labels photos: 3 of 8"
     view.hear(told("Progress", 11, total=100))

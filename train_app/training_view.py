@@ -173,10 +173,11 @@ class TrainingView:
             self._pending = f"{_capital(self._stage)} ..."
         elif kind == "Preparation":
             self._pending = f"Checking data: {event['done']} of {event['total']} images"
-        elif kind == "Labelling":
+        elif kind in ("Labelling", "Sizing"):
             self._started = None  # the time left is that of iterations
             if not self._stopping:
-                self._pending = f"The teacher labels photos: {event['done']} of {event['total']}"
+                work = "The teacher labels photos" if kind == "Labelling" else "Choosing the size at which to see photos"
+                self._pending = f"{work}: {event['done']} of {event['total']}"
         elif kind == "Progress":
             self._started = self._started or (event["time"], iteration)
             if not self._stopping:

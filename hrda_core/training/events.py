@@ -43,6 +43,14 @@ class Labelling(Event):
 
 
 @dataclass(frozen=True)
+class Sizing(Event):
+    """Before the first round: of `total` looks at photos, at several sizes each, `done` are taken."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something that the user should know and that does not end the run."""
 

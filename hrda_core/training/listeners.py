@@ -30,6 +30,7 @@ from hrda_core.training.events import (
     Preparation,
     Preview,
     Progress,
+    Sizing,
     Stage,
 )
 from hrda_core.training.run_directory import RunDirectory
@@ -55,8 +56,8 @@ class ProgressBar:
             self._advance(event.done, event.total, "image")
         elif isinstance(event, Progress):
             self._advance(event.iteration, event.total, "it")
-        elif isinstance(event, Labelling):
-            self._label(event)
+        elif isinstance(event, (Labelling, Sizing)):
+            self._aside(event)
         elif isinstance(event, Metrics) and self.bar is not None:
             for key, short in (("loss/source", "loss"), ("pseudo/confident", "confident"), ("validation/score", "score")):
                 if key in event.values:
@@ -69,12 +70,13 @@ class ProgressBar:
             if isinstance(event, Finished) and event.stopped:
                 print(f"{event.stopped}: saved at iteration {event.iteration}", file=sys.stderr)
 
-    def _label(self, event: Labelling) -> None:
+    def _aside(self, event: Labelling | Sizing) -> None:
         """A bar of its own, after which the iterations' goes on."""
         if event.done == 0:
             self._close()
         if event.total:
-            self._advance(event.done, event.total, "photo", "labelling photos")
+            label = "labelling photos" if isinstance(event, Labelling) else "choosing the size of photos"
+            self._advance(event.done, event.total, "photo", label)
         if event.done == event.total:
             self._close()
 
@@ -116,7 +118,7 @@ class EventFile:
         self.told = -math.inf
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, (Progress, Preparation, Labelling)):
+        if isinstance(event, (Progress, Preparation, Labelling, Sizing)):
             # the last one always, since nothing would tell the end otherwise
             last = event.total == (event.iteration if isinstance(event, Progress) else event.done)
             if event.time - self.told < 0.5 and not last:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -34,22 +35,34 @@ FAINTEST = 1e-6  # of a probability
 
 
 def scale_for(
-    learner: Learner, photos: Dataset, preprocessing: Preprocessing, device: torch.device, stop: StopRequest
+    learner: Learner,
+    photos: Dataset,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    stop: StopRequest,
+    tell: Callable[[int, int], None],
 ) -> tuple[float, str | None]:
     """The factor on the scale of `photos`, by the teacher, and a sentence for the user where it is not 1.
+
+    tell: called with the number of looks that are done, and of all.
 
     Raises:
         Stopped: between two images, where a stop is requested.
     """
 
+    factors = {1.0, *learner.config.adaptation.photo_scales}
+    looks = count()
+    total = len(factors) * min(PHOTOS, len(photos))
+
     def watch() -> None:
         if stop():
             raise Stopped
+        tell(next(looks), total)
 
-    factors = {1.0, *learner.config.adaptation.photo_scales}
     with predicting_windows(learner, "teacher", device) as network:
         scales = {factor: factor * preprocessing.scale for factor in sorted(factors)}
         sure = {factor: sureness_at(network, photos, preprocessing, scale, watch) for factor, scale in scales.items()}
+    tell(total, total)
     factor = surest_factor(sure)
     if factor == 1:
         return factor, None

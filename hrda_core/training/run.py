@@ -12,7 +12,7 @@ from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.step import SourceBatch, TargetBatch, step
 from hrda_core.allocator import held_memory
 from hrda_core.data.photo_labels import PhotoLabels
-from hrda_core.training.events import Comparison, Metrics, Preview, Progress, broadcast
+from hrda_core.training.events import Comparison, Metrics, Preview, Progress, Sizing, broadcast
 from hrda_core.training.harm import no_foreground_notice, no_gain_notice
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
 from hrda_core.training.loading import batches
@@ -120,7 +120,11 @@ class Run(RunState):
         candidates, photos = self.config.adaptation.photo_scales, self.data.training.target
         factor, text = 1.0, None
         if len(candidates) > 1 and photos is not None:
-            work = partial(scale_for, self.learner, photos, self.preprocessing, self.device, self.stop)
+
+            def tell(done: int, total: int) -> None:
+                self.tell(Sizing(self.iteration, done=done, total=total))
+
+            work = partial(scale_for, self.learner, photos, self.preprocessing, self.device, self.stop, tell)
             factor, text = self.ranks.from_first(work)
         self._see_photos_at(factor)
         self._warn("photo scale", text)
