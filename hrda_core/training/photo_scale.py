@@ -30,7 +30,7 @@ Sureness = NDArray[np.float64]  # (photos,)
 PHOTOS = 96
 WINDOWS = 2  # by so many the middle of a photo is seen: of photos of any size the same, so that time stays bounded
 WORTH_IT = 1.03  # times as sure
-ERRORS = 3  # standard errors; less is chance
+ERRORS = 2  # standard errors; less is chance
 FAINTEST = 1e-6  # of a probability
 
 
