@@ -62,6 +62,7 @@ def test_an_undecided_network_is_uncertain() -> None:
     undecided = lambda image: np.full((2, *image.shape[:2]), 0.5, np.float32)  # noqa: E731
     scores, _ = label_free_scores(undecided, undecided, PHOTOS, [0, 1], has_background=True)
     assert (scores.uncertain, scores.entropy) == (1.0, pytest.approx(1.0))
+    assert all(type(value) is float for value in (scores.scale, scores.flip, scores.teacher, scores.uncertain, scores.entropy))
 
 
 def test_of_huge_photos_the_middle_counts() -> None:

@@ -8,6 +8,7 @@ foreground stands beside them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,7 +118,7 @@ class LabelFreeSums:
         classes = len(here)
         self.pixels += here[0].size
         self.uncertain += float((here.max(axis=0) < SURE).sum())
-        self.entropy += float(-(here * np.log(np.maximum(here, 1e-12))).sum()) / np.log(max(classes, 2))
+        self.entropy += float(-(here * np.log(np.maximum(here, 1e-12))).sum()) / math.log(max(classes, 2))
         self.counts = _added(self.counts, np.bincount(here.argmax(axis=0).ravel(), minlength=classes))
 
     def merge(self, other: LabelFreeSums) -> None:
