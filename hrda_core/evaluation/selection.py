@@ -10,10 +10,9 @@ PLAUSIBLE = 3.0  # the target may hold so many times more, or less, foreground t
 def selection_score(scores: LabelFreeScores, source_foreground: float | None) -> float:
     """0 to 1, larger is better: one minus the mean entropy, times how plausible the predicted share of foreground is.
 
-    Over the checkpoints of 40 runs on three pairs of domains (docs/adaptation.md), sure networks were the better ones, while
-    agreement under scaling went against them: a network whose probabilities are all near one half agrees with itself. The share
-    of pixels above 0.9 ranks checkpoints of one run as well, but not runs: source-only networks have as large a share as better
-    adapted ones, and more entropy.
+    Over the checkpoints of 15 runs on three pairs of domains (docs/adaptation.md), sure networks were the better ones, while
+    agreement under scaling went against them: a network whose probabilities are all near one half agrees with itself. Between
+    runs that end within 0.01 of each other it does not judge, and training does not let it (training/loop.py).
     A network that has collapsed to nothing, or to foreground everywhere, is sure too: so the share counts fully only within a
     factor of `PLAUSIBLE` of that in the labelled images, and in proportion beyond.
 
