@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import requests
 import supervisely as sly
-import uvicorn
 from fastapi import FastAPI, Request, WebSocket
 from supervisely.project.download import download_to_cache
 from websockets.sync.client import connect
 
 from tests.local_platform import LocalPlatform
+from tests.served import served
 
 HEIGHT, WIDTH = 24, 32
 META = sly.ProjectMeta(
@@ -383,19 +383,6 @@ def tiny_app() -> FastAPI:
         await socket.send_text((await socket.receive_text()).upper())
 
     return app
-
-
-@contextlib.contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
 
 
 def test_apps_are_reached_through_the_platform(platform: LocalPlatform) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from supervisely.app import DataJson, StateJson
 from supervisely.app.fastapi.websocket import WebsocketManager
 from websockets.sync.client import ClientConnection, connect
 
 from sdk_fixes.page_messages import send_from_the_server
+from tests.served import served
 
 CHANGES = 150
 
@@ -32,15 +30,8 @@ def page_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(manager, "active_connections", [])
     app = FastAPI()
     app.add_api_websocket_route(path="/sly/ws", endpoint=manager.endpoint)
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="websockets"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/sly/ws"
-        server.should_exit = True
-        thread.join()
+    with served(app) as address:
+        yield f"{address.replace('http', 'ws', 1)}/sly/ws"
 
 
 def wait_for_tabs(number: int) -> None:
