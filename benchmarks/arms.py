@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.pairs import Pair, watched, with_labels, without_labels
 from benchmarks.photo_counts import PhotoCounts, count_photos, foreground_histogram
 from hrda_core import Predictor, TrainConfig, train
-from hrda_core.training.evaluator import spread
+from hrda_core.data.samples import spread
 from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.run_report import write_run_report

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hrda_core import Dataset
-from hrda_core.data.samples import join
+from hrda_core.data.samples import join, spread
 from hrda_core.data.synthetic_cracks import CrackSynthesis, synthesize
-from hrda_core.training.evaluator import spread
 
 FRAMES = 10  # of a film that make a group
 WATCHED = 24  # photos

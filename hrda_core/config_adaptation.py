@@ -12,6 +12,8 @@ AUTO = -1
 @dataclass(frozen=True)
 class AdaptationConfig:
     source_warmup: int = AUTO  # iterations on source alone before self-training; -1 = auto (thin: half, else 0)
+    # share of the labelled crops that get the colours of a photo once the run adapts; -1 = auto (thin: 0, else 1)
+    colour_transfer: float = -1.0
     teacher_alpha: float = 0.999  # EMA: min(1 - 1 / (iteration + 1), alpha)
     teacher_norm: str = "running"  # the teacher's batch norms: "batch" statistics as published, or averaged "running" ones
     # times, after the warm-up, that the teacher labels whole photos; 0 = a crop in every iteration, as published; -1 = auto:
@@ -64,6 +66,8 @@ class AdaptationConfig:
             self.source_warmup,
             "use iterations, or -1 for auto",
         )
+        if self.colour_transfer != AUTO:
+            share("adaptation.colour_transfer", self.colour_transfer)
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
         check(self.rounds >= AUTO, "adaptation.rounds", self.rounds, "use a number of rounds, 0 for none, or -1 for auto")
         fix = "use 0 or more, or -1 for auto"

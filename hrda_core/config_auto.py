@@ -72,6 +72,7 @@ def _with_labels(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
     return replace(
         given,
         source_warmup=_or(given.source_warmup, AUTO, facts.iterations // 2 if thin else 0),
+        colour_transfer=_or(given.colour_transfer, AUTO, float(not thin)),
         pseudo_labels=rule,
         foreground_share=_or(share, AUTO, facts.foreground_share) if rule == "prior-band" else share,
         class_balance=_or(given.class_balance, AUTO, BALANCE if rule == "confident-fraction" else 0.0),

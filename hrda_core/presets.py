@@ -25,6 +25,7 @@ _PUBLISHED_HRDA = TrainConfig(
     data=DataConfig(crop_height=1024, crop_width=1024),
     adaptation=AdaptationConfig(
         source_warmup=0,
+        colour_transfer=0.0,
         teacher_norm="batch",
         rounds=0,
         photo_scales=(1.0,),

@@ -52,6 +52,7 @@ PUBLISHED = {
     "adaptation.teacher_norm": "batch",
     "adaptation.teacher_zooms": (1.0,),
     "adaptation.rounds": 0,
+    "adaptation.colour_transfer": 0.0,
     "adaptation.photo_scales": (1.0,),
     "adaptation.dice_weight": 0.0,
     "adaptation.most_foreground": 1.0,

@@ -55,6 +55,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             ("auto", "confident-fraction", "prior-band", "band"),
         ),
         Setting("adaptation.pseudo_threshold", "Threshold", "Of confident-fraction: probability to count", "number"),
+        Setting("adaptation.colour_transfer", "Colours of photos", "Share of source crops; -1 = by the classes", "number"),
         Setting(
             *("adaptation.mixing", "Mixing", "What of the source is pasted into photos", "choice"),
             ("auto", "class-mix", "foreground", "none"),

@@ -16,6 +16,7 @@ from torch.utils import data
 from hrda_core.config import AdaptationConfig
 from hrda_core.config_data import AugmentationConfig, DataConfig
 from hrda_core.data.augmentation import augment
+from hrda_core.data.colour_transfer import ColourTransfer
 from hrda_core.data.draws import generator
 from hrda_core.data.photo_labels import CHANNELS, OTHER, PhotoLabels, resized
 from hrda_core.data.samples import IGNORE, Dataset, Mask
@@ -128,6 +129,7 @@ class SourceStream(data.Dataset[tuple[Tensor, Tensor]]):
     scale: float
     labelled_target: tuple[Dataset, SourceSampler, float] | None = None
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    colours: ColourTransfer | None = None  # of `dataset`, not of the labelled target
 
     def __post_init__(self) -> None:
         self.augmentation = self.augmentation.settled()
@@ -136,10 +138,11 @@ class SourceStream(data.Dataset[tuple[Tensor, Tensor]]):
         return self.iterations * self.batch
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        rng = generator(self.seed, index // self.batch, "source", index % self.batch)
-        dataset, sampler, scale = self.dataset, self.sampler, self.scale
+        iteration, sample = divmod(index, self.batch)
+        rng = generator(self.seed, iteration, "source", sample)
+        dataset, sampler, scale, colours = self.dataset, self.sampler, self.scale, self.colours
         if self.labelled_target is not None and index % 2:
-            dataset, sampler, scale = self.labelled_target
+            (dataset, sampler, scale), colours = self.labelled_target, None
         position, rare_class, on_foreground = self._draw(rng, sampler, dataset)
         mask = dataset.mask(position)
         if mask is None:
@@ -158,6 +161,8 @@ class SourceStream(data.Dataset[tuple[Tensor, Tensor]]):
             tries = self.config.rare_class_crops if rare_class is not None else 1
             region = draw_region_with(rng, mask, rare_class, enough, tries, crop, scale)
         arrays = [to_crop(cut(image, region), crop, scale, None), to_crop(cut(mask, region), crop, scale, IGNORE)]
+        if colours is not None:
+            arrays[0] = colours(generator(self.seed, iteration, "colours", sample), iteration, arrays[0], image)
         image, label = flipped(rng, arrays, self.config)
         image, label = augment(rng, image, label, self.augmentation)
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(label.astype(np.int64))

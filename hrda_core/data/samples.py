@@ -28,6 +28,7 @@ __all__ = [
     "read_classes",
     "read_image",
     "read_mask",
+    "spread",
     "write_classes",
 ]
 
@@ -161,6 +162,11 @@ def check_stems(images: Sequence[Path]) -> None:
         if path.stem in seen:
             raise ValueError(f"{path} and {seen[path.stem]} differ only in their suffix: rename one, masks go by the stem")
         seen[path.stem] = path.name
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Up to `count` different positions from the first to the last."""
+    return sorted(set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()))
 
 
 Entries = Sequence["Path | Image | None"]

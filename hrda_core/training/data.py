@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from hrda_core.config import TrainConfig
 from hrda_core.data.checks import check_data
+from hrda_core.data.colour_transfer import ColourTransfer, colours_of_photos
 from hrda_core.data.pixel_index import most_foreground
 from hrda_core.data.samples import ClassInfo, Dataset, class_pixels
 from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.events import Listener, Notice, Preparation
 from hrda_core.training.loading import Labelled, TrainingData
 from hrda_core.training.roles import roles, same_classes
-from hrda_core.training.stopping import StopRequest
+from hrda_core.training.stopping import Stopped, StopRequest
 from hrda_core.training.validation import NO_LABELS
 
 
@@ -90,7 +91,23 @@ def prepare(
     )
     data = RunData(config, training, photos, validation)
     settled = config.resolve(len(data.classes), data.has_background, data.foreground_share())
+    training = replace(training, colours=_colours(settled, training.target, tell, stop, ranks))
     return RunData(settled, training, photos, validation)
+
+
+def _colours(
+    config: TrainConfig, target: Dataset | None, tell: Listener, stop: StopRequest, ranks: Ranks
+) -> ColourTransfer | None:
+    share, since = config.adaptation.colour_transfer, config.adaptation.source_warmup
+    if target is None or not share:
+        return None
+
+    def watch(done: int, total: int) -> None:
+        if stop():
+            raise Stopped
+        tell(Preparation(0, done=done, total=total))
+
+    return ColourTransfer(ranks.from_first(partial(colours_of_photos, target, watch)), share, since)
 
 
 def _tell_progress(tell: Listener, done: int, total: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from hrda_core.adaptation.step import Learner
-from hrda_core.data.samples import Dataset, Image
+from hrda_core.data.samples import Dataset, Image, spread
 from hrda_core.evaluation.label_free import LabelFreeScores, label_free_sums
 from hrda_core.evaluation.selection import selection_score
 from hrda_core.evaluation.thresholds import apply_thresholds
@@ -159,8 +159,3 @@ class Evaluator:
         """A network in eval mode as a function from images to probabilities."""
         with predicting_windows(self.learner, network, self.device) as windows:
             yield lambda image: image_probabilities(windows, image, preprocessing or self.preprocessing)
-
-
-def spread(length: int, count: int) -> list[int]:
-    """Up to `count` different positions from the first to the last."""
-    return sorted(set(np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()))

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from hrda_core.adaptation.step import SourceBatch, TargetBatch
 from hrda_core.config import TrainConfig
+from hrda_core.data.colour_transfer import ColourTransfer
 from hrda_core.data.crops import SourceStream, TargetStream
 from hrda_core.data.photo_labels import PhotoLabels
 from hrda_core.data.samples import Dataset
@@ -37,12 +38,14 @@ class Labelled:
 class TrainingData:
     """What the mode learns from. `target`: photos to adapt to, None where the mode does not adapt.
 
-    labelled_target: every second labelled sample comes from it (semi-supervised training).
+    labelled_target: every second labelled sample comes from it (semi-supervised training). colours: of the target's photos,
+    which labelled images get while adapting.
     """
 
     labelled: Labelled
     target: Dataset | None
     labelled_target: Labelled | None
+    colours: ColourTransfer | None = None
 
 
 def batches(
@@ -110,6 +113,7 @@ def _source_stream(data: TrainingData, config: TrainConfig) -> SourceStream:
         config.data.target_scale if config.mode == "supervised" else config.data.source_scale,
         None if extra is None else (extra.dataset, _sampler(extra, config), config.data.target_scale),
         config.augmentation,
+        data.colours,
     )
 
 

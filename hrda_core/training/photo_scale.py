@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from hrda_core.adaptation.step import Learner
-from hrda_core.data.samples import Dataset
+from hrda_core.data.samples import Dataset, spread
 from hrda_core.evaluation.label_free import middle
 from hrda_core.inference.predictor import image_probabilities
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.window_network import WindowNetwork
 from hrda_core.models.sureness import foreground_found, nearest_to_one, sureness
-from hrda_core.training.evaluator import spread
 from hrda_core.training.predicting import predicting_windows
 from hrda_core.training.stopping import Stopped, StopRequest
 

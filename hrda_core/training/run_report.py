@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrda_core.config import TrainConfig
-from hrda_core.data.samples import Dataset, read_image
+from hrda_core.data.samples import Dataset, read_image, spread
 from hrda_core.evaluation.annotate_next import annotate_next
 from hrda_core.evaluation.pictures import ERROR_COLOURS, confidence_map, error_map, overlay
 from hrda_core.evaluation.ranking import worst_photos
 from hrda_core.evaluation.report import Cell, Item, Legend, PictureRow, Section, Table, write_report
 from hrda_core.inference.predictor import Predictor
 from hrda_core.models.checkpoints import load_checkpoint, weights_version
-from hrda_core.training.evaluator import spread
 from hrda_core.training.history import label_free_charts, loss_charts, read_history, validation_chart
 from hrda_core.training.run_directory import RunDirectory
 
