@@ -34,7 +34,8 @@ class AdaptationConfig:
     foreground_share: float = (
         -1.0
     )  # prior-band: share of the photos, as they are seen, that becomes foreground; -1 = as in the labels
-    foreground_at_least: float = 0.3  # prior-band: probability of what may become foreground, whatever the share
+    # prior-band: probability of what may become foreground, whatever the share; -1 = auto (rounds on one class: 0.5, else 0.3)
+    foreground_at_least: float = -1.0
     most_foreground: float = 1.0  # photos of which the teacher finds a larger share are ignored
     dice_weight: float = -1.0  # of a soft Dice term on pseudo-labels; -1 = auto (1 in rounds on thin classes, else 0)
     ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
@@ -66,8 +67,6 @@ class AdaptationConfig:
             self.source_warmup,
             "use iterations, or -1 for auto",
         )
-        if self.colour_transfer != AUTO:
-            share("adaptation.colour_transfer", self.colour_transfer)
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
         check(self.rounds >= AUTO, "adaptation.rounds", self.rounds, "use a number of rounds, 0 for none, or -1 for auto")
         fix = "use 0 or more, or -1 for auto"
@@ -78,13 +77,14 @@ class AdaptationConfig:
             factors = getattr(self, name)
             check(all(0.1 <= factor <= 10 for factor in factors), f"adaptation.{name}", factors, "use factors from 0.1 to 10")
         one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
-        if self.foreground_share != AUTO:
-            share("adaptation.foreground_share", self.foreground_share)
+        for name in ("colour_transfer", "foreground_share", "foreground_at_least"):
+            if getattr(self, name) != AUTO:
+                share(f"adaptation.{name}", getattr(self, name))
         one_of("adaptation.mixing", self.mixing, ("auto", "class-mix", "foreground", "none"))
         for name in (
             *("teacher_alpha", "pseudo_threshold", "band_foreground", "band_background", "foreground_paste_share"),
             *("jitter_probability", "blur_probability", "feature_distance_min_ratio", "mask_ratio"),
-            *("ignored_share", "foreground_at_least", "most_foreground"),
+            *("ignored_share", "most_foreground"),
         ):
             share(f"adaptation.{name}", getattr(self, name))
         check(0 <= self.jitter_strength <= 0.5, "adaptation.jitter_strength", self.jitter_strength, "use 0 to 0.5")
