@@ -36,6 +36,7 @@ class AdaptationConfig:
     )  # prior-band: share of the photos, as they are seen, that becomes foreground; -1 = as in the labels
     # prior-band: probability of what may become foreground, whatever the share; -1 = auto (rounds on one class: 0.5, else 0.3)
     foreground_at_least: float = -1.0
+    edge: int = AUTO  # bands: pixels from foreground within which nothing is ignored; -1 = auto (rounds on one class: 8, else 0)
     most_foreground: float = 1.0  # photos of which the teacher finds a larger share are ignored
     dice_weight: float = -1.0  # of a soft Dice term on pseudo-labels; -1 = auto (1 in rounds on thin classes, else 0)
     ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
@@ -73,6 +74,7 @@ class AdaptationConfig:
         for name in ("dice_weight", "class_balance", "mask_weight"):
             value = getattr(self, name)
             check(value >= 0 or value == AUTO, f"adaptation.{name}", value, fix)
+        check(self.edge >= AUTO, "adaptation.edge", self.edge, "use pixels, 0 for none, or -1 for auto")
         for name in ("teacher_zooms", "photo_scales"):
             factors = getattr(self, name)
             check(all(0.1 <= factor <= 10 for factor in factors), f"adaptation.{name}", factors, "use factors from 0.1 to 10")

@@ -16,6 +16,7 @@ ROUNDS = 2  # of a run that has them: the second one's labels are better by what
 SETTLED = 1000  # iterations of a run whose warm-up is worth labelling whole photos with: measured, 1,200 are and 600 are not
 BALANCE = 0.75  # of many classes
 LITTLE = 0.1  # share of the labelled pixels
+EDGE = 8  # pixels
 LOWEST = 0.3  # probability that becomes foreground, where one size of crops is looked at
 NEEDS_BACKGROUND = "needs a class named 'background' at index 0; choose another"
 
@@ -95,6 +96,7 @@ def _with_rounds(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
         teacher_zooms=given.teacher_zooms or (SEVERAL_ZOOMS if one_class else (1.0,)),
         dice_weight=_or(given.dice_weight, AUTO, float(facts.thin and rounds > 0)),
         foreground_at_least=_or(given.foreground_at_least, AUTO, 0.5 if one_class else LOWEST),
+        edge=_or(given.edge, AUTO, EDGE if one_class else 0),
     )
 
 

@@ -38,6 +38,7 @@ _PUBLISHED_HRDA = TrainConfig(
         margin_right=30 / 2048,
         pseudo_threshold=0.968,
         foreground_at_least=0.3,
+        edge=0,
         class_balance=0.0,
         mixing="class-mix",
         feature_distance_classes=_CITYSCAPES_THINGS,

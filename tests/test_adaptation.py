@@ -130,6 +130,24 @@ def test_uncertain_band() -> None:
     assert pseudo.confident.item() == pytest.approx(3 / 5)
 
 
+def test_uncertain_pixels_beside_a_crack_are_its_edge_and_those_far_from_it_perhaps_another_one() -> None:
+    probability = torch.full((1, 7, 9), 0.3)
+    probability[0, 3, 2] = 0.9
+    logits = torch.stack([torch.zeros_like(probability), torch.logit(probability)], dim=1)
+    pseudo = uncertain_band(logits, 0.5, 0.1, edge=2)
+    assert pseudo.labels[0].tolist() == [
+        [255, 255, 255, 255, 255, 255, 255, 255, 255],
+        [0, 0, 0, 0, 0, 255, 255, 255, 255],
+        [0, 0, 0, 0, 0, 255, 255, 255, 255],
+        [0, 0, 1, 0, 0, 255, 255, 255, 255],
+        [0, 0, 0, 0, 0, 255, 255, 255, 255],
+        [0, 0, 0, 0, 0, 255, 255, 255, 255],
+        [255, 255, 255, 255, 255, 255, 255, 255, 255],
+    ]
+    torch.testing.assert_close(pseudo.weight, (pseudo.labels != 255).float())
+    assert int((uncertain_band(logits, 0.5, 0.1).labels == 0).sum()) == 0
+
+
 def foreground(probability: Tensor) -> Tensor:
     """Logits (1, 2, 1, W) of foreground probabilities (W,)."""
     return torch.stack([(1 - probability).log(), probability.log()])[None, :, None]
@@ -431,6 +449,7 @@ class Scripted:
 def learner(changes: dict[str, Any] | None = None, **top: Any) -> Learner:
     adaptation = {
         **{"source_warmup": 0, "pseudo_labels": "confident-fraction", "mixing": "class-mix", "pseudo_threshold": 0.4},
+        **{"foreground_at_least": 0.3, "edge": 0},
         **(changes or {}),
     }
     config = TrainConfig().updated({"adaptation": adaptation, **top})
@@ -625,9 +644,11 @@ def test_balanced_labels_in_a_step_are_trusted_as_the_teacher_is_sure() -> None:
 
 
 def test_band_pseudo_labels_in_a_step() -> None:
-    learning = learner({"pseudo_labels": "band", "mixing": "none", "pseudo_ignore_top": 16})
+    learning = learner({"pseudo_labels": "band", "mixing": "none", "pseudo_ignore_top": 16, "edge": 3})
     source, target = batches()
-    expected = uncertain_band(Teacher(learning.student).logits(target.image), 0.5, 0.1)
+    logits = Teacher(learning.student).logits(target.image)
+    expected = uncertain_band(logits, 0.5, 0.1, edge=3)
+    assert not torch.equal(expected.labels, uncertain_band(logits, 0.5, 0.1).labels)
     weight = expected.weight * target.valid
     weight[:, :16] = 0
     fused, detail = naive_loss(copy.deepcopy(learning.student), target.image, Box(64, 128, 0, 64), expected.labels, weight)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from hrda_core.adaptation.losses import IGNORE
 from hrda_core.adaptation.whole_batch import ALONE, WholeBatch
@@ -35,20 +36,33 @@ def confident_fraction(logits: Tensor, threshold: float = 0.968, batch: WholeBat
     return PseudoLabels(labels, confident.expand_as(probability).clone(), confident)
 
 
-def uncertain_band(logits: Tensor, foreground: float = 0.5, background: float = 0.1) -> PseudoLabels:
+def uncertain_band(logits: Tensor, foreground: float = 0.5, background: float = 0.1, edge: int = 0) -> PseudoLabels:
     """For thin classes: sure foreground and sure background are labels, the uncertain pixels between are ignored.
 
     On cracks, hard labels turn missed cracks into background and training collapses towards predicting nothing; leaving
     out only the uncertain background keeps recall. Background is class 0; "foreground" is one minus its probability.
+
+    edge: uncertain pixels that are so near to foreground belong to no missed crack, but to the edge of a found one. They are
+    background, since where they are ignored nothing keeps the student's cracks from growing wider.
     """
     probabilities = logits.float().softmax(dim=1)
     any_foreground = 1 - probabilities[:, 0]
     labels = torch.full_like(any_foreground, IGNORE, dtype=torch.int64)
-    labels[any_foreground < background] = 0
+    found = any_foreground > foreground
+    labels[(any_foreground < background) | _near(found, edge)] = 0
     best = probabilities[:, 1:].argmax(dim=1) + 1
-    labels = torch.where(any_foreground > foreground, best, labels)
+    labels = torch.where(found, best, labels)
     known = (labels != IGNORE).float()
     return PseudoLabels(labels, known, known.mean())
+
+
+def _near(found: Tensor, distance: int) -> Tensor:
+    """(N, H, W) bool -> True within a square that reaches `distance` pixels to each side of a True one."""
+    if not distance:
+        return found
+    side, one = 2 * distance + 1, found[:, None].float()
+    rows = max_pool2d(one, (side, 1), stride=1, padding=(distance, 0))
+    return max_pool2d(rows, (1, side), stride=1, padding=(0, distance))[:, 0] > 0
 
 
 def log_probabilities(seen: Tensor, classes: int) -> Tensor:
@@ -119,6 +133,7 @@ def prior_band(
     ignored: float,
     batch: WholeBatch = ALONE,
     lowest: float = LOWEST,
+    edge: int = 0,
 ) -> PseudoLabels:
     """`uncertain_band` with thresholds by which `share` of the target is foreground, and `ignored` of it neither.
 
@@ -128,7 +143,7 @@ def prior_band(
     histogram.note(1 - logits.float().softmax(dim=1)[:, 0], valid, batch)
     foreground = min(max(histogram.threshold(share), lowest), max(lowest, HIGHEST))
     background = min(histogram.threshold(share + ignored), foreground, BACKGROUND_AT_MOST)
-    return uncertain_band(logits, foreground, background)
+    return uncertain_band(logits, foreground, background, edge)
 
 
 def without_margins(pseudo: PseudoLabels, valid: Tensor | None, ignore_top: int = 0, ignore_bottom: int = 0) -> PseudoLabels:
