@@ -36,7 +36,9 @@ class AdaptationConfig:
     )  # prior-band: share of the photos, as they are seen, that becomes foreground; -1 = as in the labels
     # prior-band: probability of what may become foreground, whatever the share; -1 = auto (rounds on one class: 0.5, else 0.3)
     foreground_at_least: float = -1.0
-    edge: int = AUTO  # bands: pixels from foreground within which nothing is ignored; -1 = auto (rounds on one class: 8, else 0)
+    # bands: uncertain pixels of the crop so near to foreground are its edge: background, not ignored; -1 = auto (rounds on one
+    # class: 8, else 0)
+    edge_width: int = AUTO
     most_foreground: float = 1.0  # photos of which the teacher finds a larger share are ignored
     dice_weight: float = -1.0  # of a soft Dice term on pseudo-labels; -1 = auto (1 in rounds on thin classes, else 0)
     ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it
@@ -74,14 +76,15 @@ class AdaptationConfig:
         for name in ("dice_weight", "class_balance", "mask_weight"):
             value = getattr(self, name)
             check(value >= 0 or value == AUTO, f"adaptation.{name}", value, fix)
-        check(self.edge >= AUTO, "adaptation.edge", self.edge, "use pixels, 0 for none, or -1 for auto")
+        check(self.edge_width >= AUTO, "adaptation.edge_width", self.edge_width, "use pixels, 0 for none, or -1 for auto")
         for name in ("teacher_zooms", "photo_scales"):
             factors = getattr(self, name)
             check(all(0.1 <= factor <= 10 for factor in factors), f"adaptation.{name}", factors, "use factors from 0.1 to 10")
         one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
         for name in ("colour_transfer", "foreground_share", "foreground_at_least"):
-            if getattr(self, name) != AUTO:
-                share(f"adaptation.{name}", getattr(self, name))
+            value = getattr(self, name)
+            fix = "use a share from 0 to 1, or -1 for auto"
+            check(0 <= value <= 1 or value == AUTO, f"adaptation.{name}", value, fix)
         one_of("adaptation.mixing", self.mixing, ("auto", "class-mix", "foreground", "none"))
         for name in (
             *("teacher_alpha", "pseudo_threshold", "band_foreground", "band_background", "foreground_paste_share"),

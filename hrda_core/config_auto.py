@@ -16,8 +16,8 @@ ROUNDS = 2  # of a run that has them: the second one's labels are better by what
 SETTLED = 1000  # iterations of a run whose warm-up is worth labelling whole photos with: measured, 1,200 are and 600 are not
 BALANCE = 0.75  # of many classes
 LITTLE = 0.1  # share of the labelled pixels
-EDGE = 8  # pixels
-LOWEST = 0.3  # probability that becomes foreground, where one size of crops is looked at
+EDGE_WIDTH = 8  # pixels of the crop
+LOWEST, LOWEST_IN_ROUNDS = 0.3, 0.5  # probability that may become foreground; the latter where the surest sizes are looked at
 NEEDS_BACKGROUND = "needs a class named 'background' at index 0; choose another"
 
 
@@ -48,8 +48,9 @@ class Facts:
 
 
 def settled_adaptation(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
-    """Thin structures get band pseudo-labels of whole photos that hold the source's share of foreground, a warm-up on source and
-    no class mixing. Everything else gets the published rules, with masked consistency and rare classes raised.
+    """Thin structures get band pseudo-labels of whole photos that hold at most the source's share of foreground, a warm-up on
+    source and no class mixing. Everything else gets the published rules, with masked consistency, rare classes raised, and
+    labelled images in the colours of photos.
 
     Raises:
         ValueError: rules that contradict each other, or need a background class, where there is none.
@@ -95,8 +96,8 @@ def _with_rounds(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
         photo_scales=given.photo_scales or (PHOTO_SCALES if searching else (1.0,)),
         teacher_zooms=given.teacher_zooms or (SEVERAL_ZOOMS if one_class else (1.0,)),
         dice_weight=_or(given.dice_weight, AUTO, float(facts.thin and rounds > 0)),
-        foreground_at_least=_or(given.foreground_at_least, AUTO, 0.5 if one_class else LOWEST),
-        edge=_or(given.edge, AUTO, EDGE if one_class else 0),
+        foreground_at_least=_or(given.foreground_at_least, AUTO, LOWEST_IN_ROUNDS if one_class else LOWEST),
+        edge_width=_or(given.edge_width, AUTO, EDGE_WIDTH if one_class else 0),
     )
 
 

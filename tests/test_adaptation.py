@@ -449,7 +449,7 @@ class Scripted:
 def learner(changes: dict[str, Any] | None = None, **top: Any) -> Learner:
     adaptation = {
         **{"source_warmup": 0, "pseudo_labels": "confident-fraction", "mixing": "class-mix", "pseudo_threshold": 0.4},
-        **{"foreground_at_least": 0.3, "edge": 0},
+        **{"foreground_at_least": 0.3, "edge_width": 0},
         **(changes or {}),
     }
     config = TrainConfig().updated({"adaptation": adaptation, **top})
@@ -630,6 +630,15 @@ def test_prior_band_in_a_step_remembers_the_batch() -> None:
     assert 0 <= log["pseudo/foreground"].item() <= 1 and log["loss/mixed"].item() > 0
 
 
+def test_prior_band_in_a_step_has_the_settings_of_the_run() -> None:
+    def labelled(**settings: Any) -> float:
+        learning = learner({"pseudo_labels": "prior-band", "mixing": "none", "foreground_share": 0.2, **settings})
+        return step(learning, 0, *batches(), Scripted())["pseudo/confident"].item()
+
+    assert labelled(ignored_share=0.3, edge_width=3) > labelled(ignored_share=0.3)
+    assert labelled(ignored_share=0.3, foreground_at_least=1.0) < labelled(ignored_share=0.3)
+
+
 def test_balanced_labels_in_a_step_are_trusted_as_the_teacher_is_sure() -> None:
     learning = learner({"mixing": "none", "class_balance": 1.0, "pseudo_threshold": 0.3})
     source, target = batches()
@@ -644,7 +653,7 @@ def test_balanced_labels_in_a_step_are_trusted_as_the_teacher_is_sure() -> None:
 
 
 def test_band_pseudo_labels_in_a_step() -> None:
-    learning = learner({"pseudo_labels": "band", "mixing": "none", "pseudo_ignore_top": 16, "edge": 3})
+    learning = learner({"pseudo_labels": "band", "mixing": "none", "pseudo_ignore_top": 16, "edge_width": 3})
     source, target = batches()
     logits = Teacher(learning.student).logits(target.image)
     expected = uncertain_band(logits, 0.5, 0.1, edge=3)

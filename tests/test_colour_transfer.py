@@ -17,11 +17,12 @@ from hrda_core.data.crops import SourceStream
 from hrda_core.data.samples import ClassInfo, Dataset, class_pixels
 from hrda_core.data.sampling import SourceSampler
 from hrda_core.training.data import prepare
-from hrda_core.training.events import Preparation
+from hrda_core.training.events import Preparation, Stage
+from hrda_core.training.stopping import Stopped
 
 Array = NDArray[np.uint8]
 CLASSES = tuple(ClassInfo(name, (i, i, i), i) for i, name in enumerate(("background", "road", "sky")))
-CROP = DataConfig(crop_height=64, crop_width=64, flip=0.0, rare_class_sampling=False, workers=0)
+CROP = DataConfig(crop_height=64, crop_width=64, flip=0.5, rotate=0.5, rare_class_sampling=False, workers=0)
 
 
 def scene(brightness: float, contrast: float, tint: tuple[int, int, int], seed: int = 0, side: int = 96) -> Array:
@@ -42,7 +43,9 @@ def test_an_image_gets_brightness_contrast_and_tint_of_the_photo() -> None:
 
 def test_what_has_the_colours_already_stays_as_it_is() -> None:
     changed = in_colours(HARSH, colours_of(HARSH), colours_of(HARSH))
-    assert np.abs(changed.astype(int) - HARSH).max() <= 6  # there and back through 8 bits of L, a and b
+    difference = changed.astype(int) - HARSH
+    assert np.abs(difference).max() <= 6  # there and back through 8 bits of L, a and b
+    assert np.abs(difference.mean(axis=(0, 1))).max() < 1
 
 
 def test_a_crop_is_changed_as_its_image_is() -> None:
@@ -68,7 +71,7 @@ def test_grey_photos_make_grey_images() -> None:
 
 
 def stream(colours: ColourTransfer | None, **more: Any) -> SourceStream:
-    data = Dataset((DULL,), (np.zeros(DULL.shape[:2], np.uint8),), CLASSES)
+    data = Dataset((DULL,), (np.random.default_rng(2).integers(0, 3, DULL.shape[:2], dtype=np.uint8),), CLASSES)
     sampler = SourceSampler(class_pixels(data), False, CROP.rare_class_temperature, 3000)
     return SourceStream(data, sampler, CROP, 0, iterations=50, batch=2, scale=1.0, colours=colours, **more)
 
@@ -88,7 +91,7 @@ def test_a_share_of_the_crops_changes_and_nothing_else_is_drawn_differently() ->
     transfer = ColourTransfer(colours_of(HARSH)[None], share=0.5, since=0)
     assert 35 < sum(changed(transfer)) < 65
     plain, other = stream(None), stream(transfer)
-    assert all(np.array_equal(plain[i][1], other[i][1]) for i in range(20))
+    assert all(np.array_equal(plain[i][1], other[i][1]) for i in range(100))  # regions, flips and turns are the same
 
 
 def test_labelled_photos_keep_their_own_colours() -> None:
@@ -105,15 +108,22 @@ def test_colours_come_from_photos_all_over_the_set_and_files_are_read_small(tmp_
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.jpg"), cv2.resize(scene(60 + 60 * i, 5, (0, 0, 0)), (800, 600)))
     told: list[tuple[int, int]] = []
-    found = colours_of_photos(Dataset.from_folder(tmp_path), lambda done, total: told.append((done, total)))
+    found = colours_of_photos(Dataset.from_folder(tmp_path), lambda *counts: told.append(counts), lambda: False)
     assert found.shape == (3, 2, 3)
     assert np.all(np.diff(found[:, 0, 0]) > 40)  # lightness
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
     many = Dataset([scene(60 + i / 4, 5, (0, 0, 0), side=64) for i in range(PHOTOS + 100)], None, ())
-    lightness = colours_of_photos(many, lambda done, total: None)[:, 0, 0]
+    lightness = colours_of_photos(many, lambda done, total: None, lambda: False)[:, 0, 0]
     assert len(lightness) == PHOTOS
     assert lightness.max() - lightness.min() > 60
+    with pytest.raises(Stopped):
+        colours_of_photos(many, lambda done, total: None, lambda: True)
+
+
+def test_of_a_large_image_a_part_of_the_pixels_is_enough() -> None:
+    large = cv2.resize(HARSH, (1500, 1100), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_allclose(colours_of(large), colours_of(HARSH), atol=1)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +148,6 @@ def test_many_classes_get_the_colours_of_photos(
     assert (None if colours is None else (colours.share, colours.since, len(colours.photos))) == (
         None if share is None else (share, 7, 2)
     )
-    assert any(isinstance(event, Preparation) for event in heard) == (share is not None)
+    told = [(event.done, event.total) for event in heard if isinstance(event, Preparation)]
+    stages = [event.name for event in heard if isinstance(event, Stage)]
+    assert (told, stages) == (([(0, 2), (1, 2), (2, 2)], ["reading the colours of photos"]) if share else ([], []))

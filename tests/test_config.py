@@ -223,7 +223,7 @@ OUT_OF_RANGE = [
     ("adaptation.feature_distance_min_ratio", 1.5),
     ("adaptation.mask_weight", -0.5),
     ("adaptation.class_balance", -0.5),
-    ("adaptation.edge", -2),
+    ("adaptation.edge_width", -2),
     ("adaptation.colour_transfer", 1.5),
     ("adaptation.mask_block", 0),
     ("adaptation.mask_ratio", 1.5),
@@ -426,7 +426,14 @@ def test_nothing_else_changes() -> None:
     resolved = config.resolve(2, True, 0.03)
     untouched: dict[str, Any] = {"source_warmup": -1, "pseudo_labels": "auto", "mixing": "auto", "foreground_share": -1.0}
     untouched |= {"mask_weight": -1.0, "class_balance": -1.0, "colour_transfer": -1.0}
-    rounds = {"rounds": -1, "teacher_zooms": [], "photo_scales": [], "dice_weight": -1.0, "foreground_at_least": -1.0, "edge": -1}
+    rounds = {
+        "rounds": -1,
+        "teacher_zooms": [],
+        "photo_scales": [],
+        "dice_weight": -1.0,
+        "foreground_at_least": -1.0,
+        "edge_width": -1,
+    }
     assert resolved.updated({"adaptation": {**untouched, **rounds}, "inference": {"zooms": []}}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
 

@@ -60,6 +60,8 @@ PUBLISHED = {
     "adaptation.pseudo_threshold": 0.968,
     "adaptation.pseudo_ignore_top": 0,
     "adaptation.pseudo_ignore_bottom": 0,
+    "adaptation.foreground_at_least": 0.3,
+    "adaptation.edge_width": 0,
     "adaptation.class_balance": 0.0,
     "adaptation.mixing": "class-mix",
     "adaptation.jitter_probability": 0.8,

@@ -172,7 +172,7 @@ def test_what_auto_means() -> None:
     assert (source_only.rounds, source_only.teacher_zooms, source_only.dice_weight) == (0, (1.0,), 0.0)
     lowest = [settled.foreground_at_least for settled in (thin, several, streets, short)]
     assert lowest == [0.5, 0.3, 0.3, 0.3]  # at the size that suits a photo, argmax finds what is there
-    assert [settled.edge for settled in (thin, several, streets, short)] == [8, 0, 0, 0]
+    assert [settled.edge_width for settled in (thin, several, streets, short)] == [8, 0, 0, 0]
     own_statistics = TrainConfig().changed(["adaptation.teacher_norm=batch"])
     assert own_statistics.resolve(2, True, 0.03).adaptation.rounds == 0
     with pytest.raises(ValueError, match=r"adaptation\.rounds=2: .*use adaptation\.teacher_norm=running, or no rounds"):

@@ -262,15 +262,17 @@ def test_a_log_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
 # -- baseline -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_baseline_shares_the_warm_up_and_changes_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("colours", [0.0, 1.0])
+def test_a_baseline_shares_the_warm_up_and_changes_nothing_else(colours: float, tmp_path: Path) -> None:
     told: list[Event] = []
-    crop_by_crop = {"adaptation": {"rounds": 0}}
+    crop_by_crop = {"adaptation": {"rounds": 0, "colour_transfer": colours}}
     alone = run(tmp_path / "alone", tiny(crop_by_crop))
     result = run(tmp_path / "both", tiny(crop_by_crop, {"baseline": True}), listener=told.append)
     for network in ("student", "teacher"):
         one, two = (load_checkpoint(path)[network] for path in (alone.last, result.last))
         assert all(torch.equal(one[key], two[key]) for key in one), network
-    assert [event.name for event in told if isinstance(event, Stage)] == ["checking data", "source-only baseline", "adapt"]
+    stages = ["checking data", *(["reading the colours of photos"] if colours else []), "source-only baseline", "adapt"]
+    assert [event.name for event in told if isinstance(event, Stage)] == stages
     progress = [event.iteration for event in told if isinstance(event, Progress)]
     assert progress == [1, 2, 3, 4, 5, 6, 3, 4, 5, 6]  # the warm-up of 2 is trained once
     assert result.baseline == tmp_path / "both" / "baseline"

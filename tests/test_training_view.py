@@ -206,6 +206,15 @@ def test_the_end_and_a_stop_are_not_hidden_by_iterations(monkeypatch: pytest.Mon
     assert view.status.text.startswith("Adapt: iteration 30 of 100")
 
 
+def test_the_page_tells_what_images_are_read_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_view, "REFRESH", 0.0)
+    view = TrainingView()
+    for stage in ("checking data", "reading the colours of photos"):
+        view.hear(told("Stage", 0, name=stage))
+        view.hear(told("Preparation", 0, done=3, total=200))
+        assert view.status.text == f"{stage.capitalize()}: 3 of 200 images"
+
+
 def test_the_page_tells_that_photos_are_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """And does not count that as time of iterations."""
     monkeypatch.setattr(training_view, "REFRESH", 0.0)

@@ -172,7 +172,7 @@ class TrainingView:
             self._stage, self._started = event["name"], None
             self._pending = f"{_capital(self._stage)} ..."
         elif kind == "Preparation":
-            self._pending = f"Checking data: {event['done']} of {event['total']} images"
+            self._pending = f"{_capital(self._stage)}: {event['done']} of {event['total']} images"
         elif kind in ("Labelling", "Sizing"):
             self._started = None  # the time left is that of iterations
             if not self._stopping:

@@ -42,8 +42,8 @@ def uncertain_band(logits: Tensor, foreground: float = 0.5, background: float = 
     On cracks, hard labels turn missed cracks into background and training collapses towards predicting nothing; leaving
     out only the uncertain background keeps recall. Background is class 0; "foreground" is one minus its probability.
 
-    edge: uncertain pixels that are so near to foreground belong to no missed crack, but to the edge of a found one. They are
-    background, since where they are ignored nothing keeps the student's cracks from growing wider.
+    edge: uncertain pixels that are so near to foreground belong to its edge rather than to a missed crack. They are background,
+    since where they are ignored nothing keeps the student's cracks from growing wider; so are short gaps in a crack.
     """
     probabilities = logits.float().softmax(dim=1)
     any_foreground = 1 - probabilities[:, 0]
@@ -135,7 +135,8 @@ def prior_band(
     lowest: float = LOWEST,
     edge: int = 0,
 ) -> PseudoLabels:
-    """`uncertain_band` with thresholds by which `share` of the target is foreground, and `ignored` of it neither.
+    """`uncertain_band` with thresholds by which `share` of the target is foreground, and `ignored` of it neither; less where
+    fewer pixels are above `lowest`.
 
     Fixed thresholds keep what the source taught: a network that finds too little finds less and less, one that finds too much
     more and more. The expected share holds it where it is, from both sides. Notes the batch in the histogram.

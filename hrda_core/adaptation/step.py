@@ -164,10 +164,10 @@ def _pseudo_label(learner: Learner, target: TargetBatch) -> PseudoLabels:
     rule = learner.config.adaptation
     logits, valid = _teacher_says(learner, target)
     if rule.pseudo_labels == "prior-band":
-        shares, more = (rule.foreground_share, rule.ignored_share), (rule.foreground_at_least, rule.edge)
+        shares, more = (rule.foreground_share, rule.ignored_share), (rule.foreground_at_least, rule.edge_width)
         pseudo = prior_band(logits, valid, learner.foreground, *shares, learner.batch, *more)
     elif rule.pseudo_labels == "band":
-        pseudo = uncertain_band(logits, rule.band_foreground, rule.band_background, rule.edge)
+        pseudo = uncertain_band(logits, rule.band_foreground, rule.band_background, rule.edge_width)
     else:
         pseudo = confident_fraction(logits, rule.pseudo_threshold, learner.batch)
         if rule.class_balance > 0:

@@ -6,7 +6,6 @@ to remove, and what is left of it no longer misleads the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrda_core.data.decoding import Image
+from hrda_core.data.parallel import Progress, Stop, in_order
 from hrda_core.data.samples import Dataset, spread
 
 Colours = NDArray[np.float32]  # (2, 3): mean and standard deviation of L, a and b, as OpenCV scales them to 0..255
@@ -27,7 +27,7 @@ MOST = 3.0  # times the contrast: more would enlarge noise and compression
 class ColourTransfer:
     """share: of the labelled crops that get the colours of one of the `photos` (N, 2, 3), drawn at random.
 
-    since: the iteration from which on; until then a run is one that never saw a photo.
+    since: the iteration from which on, that of the end of the warm-up on source, which a source-only baseline shares.
     """
 
     photos: NDArray[np.float32]
@@ -43,7 +43,8 @@ class ColourTransfer:
 
 def colours_of(image: Image) -> Colours:
     """Of an RGB image (H, W, 3) uint8."""
-    small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    step = max(min(image.shape[:2]) // (4 * SIDE), 1)  # of a large image not every pixel: it is read once for each of its crops
+    small = cv2.resize(np.ascontiguousarray(image[::step, ::step]), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     pixels = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
     return np.stack([pixels.mean(axis=0), pixels.std(axis=0)])
 
@@ -57,12 +58,16 @@ def in_colours(image: Image, own: Colours, wanted: Colours) -> Image:
     return np.asarray(cv2.cvtColor(cv2.LUT(lab, table[None]), cv2.COLOR_LAB2RGB), np.uint8)
 
 
-def colours_of_photos(photos: Dataset, watch: Callable[[int, int], None]) -> NDArray[np.float32]:
-    """(N, 2, 3) of up to `PHOTOS` photos, spread over the set. watch: called with how many are done, and of how many."""
+def colours_of_photos(photos: Dataset, progress: Progress, stop: Stop) -> NDArray[np.float32]:
+    """(N, 2, 3) of up to `PHOTOS` photos, spread over the set.
+
+    Raises:
+        Stopped: `stop()` became true.
+        ValueError: a photo cannot be read.
+    """
     positions = spread(len(photos), PHOTOS)
-    found = []
-    for done, position in enumerate(positions):
-        watch(done, len(positions))
-        found.append(colours_of(photos.shrunk_image(position, lambda height, width: min(height, width) // SIDE)[0]))
-    watch(len(positions), len(positions))
-    return np.stack(found)
+
+    def look(position: int) -> Colours:
+        return colours_of(photos.shrunk_image(position, lambda height, width: min(height, width) // SIDE)[0])
+
+    return np.stack(list(in_order(look, positions, len(positions), progress=progress, stop=stop)))

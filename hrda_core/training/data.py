@@ -14,10 +14,10 @@ from hrda_core.data.colour_transfer import ColourTransfer, colours_of_photos
 from hrda_core.data.pixel_index import most_foreground
 from hrda_core.data.samples import ClassInfo, Dataset, class_pixels
 from hrda_core.training.distributed import ALONE, Ranks
-from hrda_core.training.events import Listener, Notice, Preparation
+from hrda_core.training.events import Listener, Notice, Preparation, Stage
 from hrda_core.training.loading import Labelled, TrainingData
 from hrda_core.training.roles import roles, same_classes
-from hrda_core.training.stopping import Stopped, StopRequest
+from hrda_core.training.stopping import StopRequest
 from hrda_core.training.validation import NO_LABELS
 
 
@@ -102,12 +102,8 @@ def _colours(
     if target is None or not share:
         return None
 
-    def watch(done: int, total: int) -> None:
-        if stop():
-            raise Stopped
-        tell(Preparation(0, done=done, total=total))
-
-    return ColourTransfer(ranks.from_first(partial(colours_of_photos, target, watch)), share, since)
+    tell(Stage(0, name="reading the colours of photos"))
+    return ColourTransfer(ranks.from_first(partial(colours_of_photos, target, partial(_tell_progress, tell), stop)), share, since)
 
 
 def _tell_progress(tell: Listener, done: int, total: int) -> None:

@@ -21,14 +21,17 @@ class Event:
 
 @dataclass(frozen=True)
 class Stage(Event):
-    """A part of the run begins: "checking data", BASELINE, or the mode. Later events belong to it."""
+    """A part of the run begins: "checking data", "reading the colours of photos", BASELINE, or the mode.
+
+    Later events belong to it.
+    """
 
     name: str
 
 
 @dataclass(frozen=True)
 class Preparation(Event):
-    """Before the first iteration: `done` of `total` images are checked."""
+    """Before the first iteration: `done` of `total` images are read, for what the stage says."""
 
     done: int
     total: int

@@ -31,5 +31,5 @@ def no_foreground_notice(averages: Mapping[str, float], source_foreground: float
     return (
         f"the pseudo-labels hold {100 * share:.3f} % foreground, the labelled images {100 * source_foreground:.1f} %: adapting "
         f"to them unlearns the foreground. Let the network find it first, by a longer adaptation.source_warmup or "
-        f"optimisation.dice_weight=1, or lower adaptation.band_foreground"
+        f"optimisation.dice_weight=1, or lower adaptation.foreground_at_least (of pseudo_labels=band: band_foreground)"
     )

@@ -88,7 +88,7 @@ def train(
             with contextlib.ExitStack() as lock, telling_a_full_disk(here.path):
                 ranks.from_first(lambda: _open(here, lock, data.config, resume, overwrite))
                 end, result = _train(data, here, tell, stop, ranks)
-        except Stopped:  # while the data were checked
+        except Stopped:  # while the data were checked, or the colours of photos read
             end, result = End(0, None, "stop requested"), TrainResult(here.path, here.best, here.last, None, "stop requested")
         except Exception as error:
             if not ranks.is_the_reason(error):
@@ -155,7 +155,7 @@ def _keep_the_baseline(before: End, end: End, baseline: RunDirectory, here: RunD
 def _run_baseline(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, ranks: Ranks) -> End:
     """Source-only, as long as the run itself, in a directory of its own; keeps its state at the end of the warm-up."""
     config = replace(data.config, mode="source-only", baseline=False)
-    alone = replace(data, config=config, training=replace(data.training, target=None, labelled_target=None))
+    alone = replace(data, config=config, training=replace(data.training, target=None, labelled_target=None, colours=None))
     tell(Stage(0, name=BASELINE))
     with contextlib.ExitStack() as lock:
         ranks.from_first(lambda: _open(here, lock, config, resume=True, overwrite=False))
