@@ -31,9 +31,7 @@ class AdaptationConfig:
     class_balance: float = -1.0
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
     band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
-    foreground_share: float = (
-        -1.0
-    )  # prior-band: share of the photos, as they are seen, that becomes foreground; -1 = as in the labels
+    foreground_share: float = -1.0  # prior-band: share of the photos, as seen, that becomes foreground; -1 = as in the labels
     # prior-band: probability of what may become foreground, whatever the share; -1 = auto (rounds on one class: 0.5, else 0.3)
     foreground_at_least: float = -1.0
     # bands: uncertain pixels of the crop so near to foreground are its edge: background, not ignored; -1 = auto (rounds on one
