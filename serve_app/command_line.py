@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import supervisely as sly
 import yaml
 
 from hrda_core.data.samples import IMAGE_SUFFIXES, Image
+from hrda_core.whole_file import write_whole
 from serve_app.errors import RequestError
 from serve_app.uploads import Upload, decode
 
@@ -80,9 +80,9 @@ def predict_files(model: BridgedServing, arguments: argparse.Namespace) -> bool:
             print(f"{number}/{len(photos)} {name}: left out: {error}", file=sys.stderr)
             continue
         annotation, facts = model.annotate(image, checked, None, None)
-        _write(output / f"{name}.json", json.dumps(annotation.to_json()).encode())
+        write_whole(output / f"{name}.json", json.dumps(annotation.to_json()).encode())
         if arguments.draw:
-            _write(output / "drawn" / f"{name}.jpg", drawn(image, annotation))
+            write_whole(output / "drawn" / f"{name}.jpg", drawn(image, annotation))
         print(f"{number}/{len(photos)} {name}: {len(annotation.labels)} objects, doubt {facts['doubt']:.2f}")
     print(f"{len(photos) - failed} of {len(photos)} images predicted into {output}")
     return failed == 0
@@ -113,10 +113,3 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
     if any(len(pair) != 2 for pair in pairs):
         raise RequestError(f"--settings {' '.join(words)}: give name=value, such as threshold=0.5")
     return {name: yaml.safe_load(value) for name, value in pairs}
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)

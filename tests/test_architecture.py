@@ -11,13 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hrda_core"
-GROUND = {"allocator", "config", "config_adaptation", "config_auto", "config_checks", "config_data", "config_yaml", "presets"}
+GROUND = {
+    *("allocator", "whole_file", "presets"),
+    *("config", "config_adaptation", "config_auto", "config_checks", "config_data", "config_yaml"),
+}
 MAY_IMPORT = {
     "allocator": set[str](),
-    "models": set[str](),
-    "data": {"config", "config_data"},
-    "evaluation": {"config", "data"},
-    "inference": {"config", "data", "evaluation", "models"},
+    "whole_file": set[str](),
+    "models": {"whole_file"},
+    "data": {"config", "config_data", "whole_file"},
+    "evaluation": {"config", "data", "whole_file"},
+    "inference": {"config", "data", "evaluation", "models", "whole_file"},
     "adaptation": {"config", "data", "models"},
     "training": {*GROUND, "adaptation", "data", "evaluation", "inference", "models"},
     "config": {"config_adaptation", "config_auto", "config_checks", "config_data", "config_yaml"},

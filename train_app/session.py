@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from hrda_core.whole_file import write_whole
 
 UNFINISHED = ("preparing", "training", "finalizing")
 
@@ -30,10 +31,7 @@ class SessionFile:
         return content if isinstance(content, dict) else {}
 
     def update(self, **fields: Any) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}")
-        temporary.write_text(json.dumps({**self.read(), **fields}, indent=1), encoding="utf-8")
-        temporary.replace(self.path)
+        write_whole(self.path, json.dumps({**self.read(), **fields}, indent=1).encode("utf-8"))
 
     def is_unfinished(self) -> bool:
         return self.read().get("phase") in UNFINISHED

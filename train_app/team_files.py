@@ -10,6 +10,7 @@ import supervisely as sly
 
 from hrda_core.data.parallel import Stop, Stopped
 from hrda_core.training.run_directory import RunDirectory
+from hrda_core.whole_file import write_whole
 from train_app.errors import UserError
 
 Show = Callable[[str], None]
@@ -66,7 +67,4 @@ def fetch_run(api: sly.Api, team_id: int, experiment: str, run: RunDirectory, sh
     fetched = {place: fetch_file(api, team_id, remote, run.path / "start", show, stop) for remote, place in wanted.items()}
     run.clear()
     for place, file in fetched.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".{place.name}-{os.getpid()}")
-        temporary.write_bytes(file.read_bytes())
-        temporary.replace(place)
+        write_whole(place, file.read_bytes())

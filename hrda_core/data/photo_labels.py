@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hrda_core.whole_file import write_whole
+
 OTHER, PROBABILITY, FIRST = 0, 1, 2  # the three values of a pixel
 CHANNELS = 3
 
@@ -54,9 +56,7 @@ class PhotoLabels:
         """Whole or not at all, should the process be killed meanwhile."""
         good, content = cv2.imencode(".png", seen)
         assert good
-        partial = self.path(position).with_suffix(".part")
-        partial.write_bytes(content.tobytes())
-        partial.replace(self.path(position))
+        write_whole(self.path(position), content.tobytes(), durable=False)
 
     def read(self, position: int) -> NDArray[np.uint8]:
         """(H, W, 3), see `compact`.

@@ -21,6 +21,7 @@ from hrda_core.data.crack_shading import shade_crack
 from hrda_core.data.pixel_operations import Array, as_float, blur, luminance, relief, shaded
 from hrda_core.data.procedural_noise import fractal_noise
 from hrda_core.data.procedural_textures import SURFACES
+from hrda_core.whole_file import write_whole
 
 # cyan: overlays must stand out from asphalt, plaster and rust
 CLASSES = [
@@ -234,16 +235,10 @@ def _write(root: Path, settings: CrackSynthesis, indices: list[int]) -> int:
     for index in indices:
         image, mask = synthesize_sample(settings, index)
         image_file, mask_file = _files(root, index)
-        _replace(image_file, cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-        _replace(mask_file, cv2.imencode(".png", mask * np.uint8(255))[1].tobytes())
+        photo = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+        write_whole(image_file, photo.tobytes(), durable=False)
+        write_whole(mask_file, cv2.imencode(".png", mask * np.uint8(255))[1].tobytes(), durable=False)
     return len(indices)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes beside and renames, so that a file under its final name is always whole."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def _claim(root: Path, settings: CrackSynthesis) -> None:
@@ -260,5 +255,5 @@ def _claim(root: Path, settings: CrackSynthesis) -> None:
                 )
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    _replace(record, json.dumps(wanted, indent=1).encode())
-    _replace(root / "classes.json", json.dumps(CLASSES, indent=1).encode())
+    write_whole(record, json.dumps(wanted, indent=1).encode())
+    write_whole(root / "classes.json", json.dumps(CLASSES, indent=1).encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +18,7 @@ from hrda_core.evaluation.charts import Chart, render_chart
 from hrda_core.evaluation.formatting import DASH, decimals_for, format_number
 from hrda_core.evaluation.pictures import shrink
 from hrda_core.evaluation.report_style import SCRIPT, STYLE
+from hrda_core.whole_file import write_whole
 
 Cell = str | float | None
 
@@ -69,17 +69,8 @@ def write_report(path: Path, title: str, lead: str, facts: Mapping[str, str], se
     """
     path = Path(path)
     page = _page(title, lead, facts, sections)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            # File names of photos may hold bytes that are no text; a report must not fail for that.
-            file.write(page.encode("utf-8", errors="replace"))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # File names of photos may hold bytes that are no text; a report must not fail for that.
+    write_whole(path, page.encode("utf-8", errors="replace"))
     return path
 
 

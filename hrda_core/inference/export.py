@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.models.checkpoints import KEYS, load_checkpoint, model_of, weights_version
 from hrda_core.models.hrda import HRDA
 from hrda_core.models.published_order import use_published_order
+from hrda_core.whole_file import write_whole
 
 EXPORT_VERSION = 1  # of the metadata
 OPSETS = range(18, 21)  # 18 brought anti-aliased Resize, which ViTs need; 20 is the newest that the exporter writes
@@ -93,7 +93,8 @@ def export_onnx(
     shape = proto.graph.output[0].type.tensor_type.shape.dim
     for position, side in enumerate((model.num_classes, *preprocessing.window), start=1):  # not every graph's is inferred
         shape[position].dim_value = side
-    return _write(Path(path), proto.SerializeToString())
+    write_whole(Path(path), proto.SerializeToString())
+    return Path(path)
 
 
 def onnx_metadata(path: str | Path) -> dict[str, Any]:
@@ -229,19 +230,3 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise RuntimeError(f"ONNX export needs the package {name}, which is not installed: pip install {name}") from error
-
-
-def _write(path: Path, data: bytes) -> Path:
-    """Atomically: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path

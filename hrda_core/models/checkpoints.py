@@ -7,7 +7,6 @@ in `last.pth` also `resume` (optimiser, iteration, best score).
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from hrda_core.models.build import build_model
 from hrda_core.models.hrda import HRDA
 from hrda_core.models.weights import read_state_dict
+from hrda_core.whole_file import whole_file
 
 FORMAT_VERSION = 1
 KEYS = ("model_config", "classes", "preprocessing", "student", "teacher", "selected", "thresholds", "metrics", "provenance")
@@ -26,17 +26,8 @@ KEYS = ("model_config", "classes", "preprocessing", "student", "teacher", "selec
 def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> Path:
     """Writes atomically: a reader sees the old file or the new one, never a part."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")  # not mkstemp: other users may read checkpoints
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format_version": FORMAT_VERSION, **checkpoint}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        torch.save({"format_version": FORMAT_VERSION, **checkpoint}, file)
     return path
 
 

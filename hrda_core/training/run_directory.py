@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from hrda_core.config import TrainConfig
 from hrda_core.models.checkpoints import load_checkpoint
+from hrda_core.whole_file import write_whole
 
 STARTS = ("model.pretrained", "model.pretrained_file", "model.start_from")  # a resumed run has weights of its own
 
@@ -101,9 +102,7 @@ class RunDirectory:
                     kept.append(line)
             except json.JSONDecodeError:
                 continue
-        temporary = self.metrics.with_name(f".{self.metrics.name}-{os.getpid()}")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self.metrics)
+        write_whole(self.metrics, "".join(kept).encode("utf-8"))
 
     def _check_same_model(self, config: TrainConfig) -> None:
         if not self.config.is_file():
