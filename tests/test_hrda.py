@@ -207,6 +207,17 @@ def test_outside_the_detail_box_only_the_context_counts() -> None:
     assert not torch.allclose(first[:, :, :12, :12], second[:, :, :12, :12], atol=1e-3)
 
 
+@pytest.mark.parametrize("multi_resolution", [True, False])
+def test_a_head_without_features_says_the_shares_that_it_began_at(multi_resolution: bool) -> None:
+    model = small(multi_resolution=multi_resolution)
+    model.head.begin_at([0.9, 0.1, 0.0])
+    torch.nn.init.zeros_(model.head.classifier.weight)
+    with torch.no_grad():
+        said = model.logits(photo(128, 128)).softmax(dim=1).mean(dim=(0, 2, 3))
+    assert said[:2].tolist() == pytest.approx([0.9, 0.1], abs=1e-3)
+    assert 0 < said[2] < 2e-3  # a class that no label has is unlikely, not impossible
+
+
 def test_single_resolution_is_encoder_and_head() -> None:
     model = small(multi_resolution=False)
     assert model.scale_attention is None

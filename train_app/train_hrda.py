@@ -14,22 +14,22 @@ import supervisely as sly
 from hrda_core import TrainConfig, load_checkpoint
 from hrda_core.data.parallel import Stopped
 from hrda_core.inference.export import export_onnx
-from hrda_core.inference.predictor import choose_device
 from hrda_core.training.run_directory import RunDirectory
 from train_app.artifacts import base_checkpoint, figures_of, meta_of, stage_artifacts
 from train_app.benchmark import benchmark_projects, why_no_benchmark
-from train_app.checkpoint_check import check_encoder_weights, describe_network
 from train_app.checkpoint_upload import CheckpointUpload
+from train_app.devices import check_batch, check_devices
 from train_app.errors import UserError
+from train_app.hearing import Hearing
+from train_app.model_files import ModelFiles
 from train_app.projects import Prepared, default_cache, prepare_datasets
-from train_app.runner import Event, Outcome, Runner, TrainingFailed
+from train_app.runner import Outcome, Runner, TrainingFailed
 from train_app.sdk_bridge import BridgedTrainApp
 from train_app.session import SessionFile
-from train_app.settings import ModelChoice, check_needs, read_settings
-from train_app.team_files import fetch_file, fetch_run
+from train_app.settings import check_needs, read_settings
+from train_app.team_files import fetch_run
 
 HERE = Path(__file__).parent
-PROGRESS_EVERY = 5.0  # seconds between entries in the task's log
 
 
 class TrainHRDA(BridgedTrainApp):
@@ -48,7 +48,9 @@ class TrainHRDA(BridgedTrainApp):
         self._run = RunDirectory(data / "runs" / str(self.task_id))
         self._data = data / "datasets" / str(self.task_id)
         self._session = SessionFile(self._run.path / "session.json")
-        self.gui.model_selector.check = self._check_file
+        card = self.gui.model_selector
+        self._files = ModelFiles(self._api, self.team_id, card, self._run.path / "start", self._show, self._stop.is_set)
+        card.check = self._files.check
         self.on_start(self.train)
         self.app.call_before_shutdown(self._stop_now)
         self._go_on_after_interruption()
@@ -67,21 +69,17 @@ class TrainHRDA(BridgedTrainApp):
         """
         choice = self.choice
         self.view.say("Checking the choices ...")
-        devices = self._devices()
-        device = devices[0] if len(devices) == 1 else "cuda"
-        if self.gui.training_process.continue_run.is_checked() and not self._is_custom():
+        devices: list[str] = self.gui.training_process.get_devices()
+        device = check_devices(devices)
+        if self.gui.training_process.continue_run.is_checked() and not self._files.is_custom():
             raise UserError(
                 "options.continue_run goes on with an experiment: choose its last.pth as a custom model, or switch it off"
             )
-        config = read_settings(self.hyperparameters_yaml, self._model(), choice.use_target_labels, device)
+        config = read_settings(self.hyperparameters_yaml, self._files.choice(), choice.use_target_labels, device)
         config = config.updated({"baseline": config.baseline or self.gui.training_process.baseline.is_checked()})
         check_needs(config, choice)
-        if config.optimisation.batch_size % len(devices):
-            raise UserError(
-                f"optimisation.batch_size={config.optimisation.batch_size}: is the batch of all {len(devices)} devices together; "
-                f"use a multiple of {len(devices)}, or choose fewer devices"
-            )
-        config = self._with_local_weights(config)
+        check_batch(config, devices)
+        config = self._files.with_local_weights(config)
         state = self._state_of_cards()
         self._continues = self._same_as_before(config, state)
         self._ended = self._outcome_of_before() if self._continues else None
@@ -126,27 +124,10 @@ class TrainHRDA(BridgedTrainApp):
         return self._collect(outcome, self._prepared)
 
     def _train(self, config: TrainConfig, prepared: Prepared, upload: CheckpointUpload) -> Outcome:
-        last = -PROGRESS_EVERY
-
-        def hear(event: Event) -> None:
-            nonlocal last
-            self.view.hear(event)
-            if event["event"] == "Progress" and event["time"] - last >= PROGRESS_EVERY:
-                last = event["time"]
-                shown = {"subtask": "Training", "current": event["iteration"], "total": event["total"]}
-                sly.logger.info("progress", extra={"event_type": sly.EventType.PROGRESS, **shown})  # the bar in the list of tasks
-            # neither the baseline's, nor those that are only kept for a while: all of them follow at the end
-            if event["event"] == "CheckpointSaved" and Path(event["path"]) in (self._run.best, self._run.last):
-                upload.offer(Path(event["path"]))
-            elif event["event"] in ("Notice", "Stage"):
-                sly.logger.info(event.get("text") or event.get("name"))
-            elif event["event"] == "Metrics" and "validation/score" in event["values"]:
-                sly.logger.info("iteration %s: validation score %.4f", event["iteration"], event["values"]["validation/score"])
-
         folders = {"source": [prepared.source], "target": [prepared.target]}
         if prepared.validation is not None:
             folders["validation"] = [prepared.validation]
-        self._runner = Runner(self._run.path, hear)
+        self._runner = Runner(self._run.path, Hearing(self.view, self._run, upload))
         if self._stop.is_set():
             raise Stopped("stopped before training")
         try:
@@ -265,48 +246,6 @@ class TrainHRDA(BridgedTrainApp):
         if before.get("phase") == "training" and before.get("stop_requested") and result.best.is_file():
             return Outcome(result.iteration() or 0, None, "stop requested")
         return None
-
-    def _is_custom(self) -> bool:
-        return bool(self.gui.model_selector.get_model_source() == sly.nn.utils.ModelSource.CUSTOM)
-
-    def _model(self) -> ModelChoice:
-        """The row of the model table, perhaps with a file of Team Files; or the checkpoint of an experiment. Files downloaded."""
-        card = self.gui.model_selector
-        if self._is_custom():
-            return ModelChoice(checkpoint=self._fetch(card.get_checkpoint_link()))
-        kind, path = card.file()
-        local = self._fetch(path) if path else None
-        files = {"start_from": "checkpoint", "pretrained_file": "pretrained_file"}
-        return ModelChoice(card.encoder(), **({files[kind]: local} if local is not None else {}))
-
-    def _check_file(self, kind: str, path: str) -> str:
-        """What a chosen file of weights holds; it is downloaded, and used at Start."""
-        local = fetch_file(self._api, self.team_id, path, self._run.path / "start", self._show, lambda: False)
-        encoder = self.gui.model_selector.encoder()
-        return check_encoder_weights(local, encoder) if kind == "pretrained_file" else describe_network(local, encoder)
-
-    def _fetch(self, remote: str) -> Path:
-        return fetch_file(self._api, self.team_id, remote, self._run.path / "start", self._show, self._stop.is_set)
-
-    def _with_local_weights(self, config: TrainConfig) -> TrainConfig:
-        """`model.pretrained_file` may be a file of the agent, or one in Team Files."""
-        path = config.model.pretrained_file
-        if not path or Path(path).is_file():
-            return config
-        local = self._fetch(path)
-        return config.updated({"model": {"pretrained_file": str(local)}})
-
-    def _devices(self) -> list[str]:
-        """The chosen devices; raises UserError where this machine does not have one of them."""
-        devices: list[str] = self.gui.training_process.get_devices()
-        if len(devices) > 1 and "cpu" in devices:
-            raise UserError(f"options.devices={devices!r}: several must be different GPUs; take the CPU out, or the GPUs")
-        try:
-            for device in devices:
-                choose_device(device)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return devices
 
     def _same_as_before(self, config: TrainConfig, state: dict[str, Any]) -> bool:
         """Whether this task already trained with the very same choices: then it goes on with that."""

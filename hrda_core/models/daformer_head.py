@@ -16,6 +16,7 @@ from hrda_core.models.convolutions import convolve, per_pixel
 from hrda_core.models.published_order import keep_published_order
 
 DILATIONS = (1, 6, 12, 18)
+RAREST = 1e-3  # share of a class that the classifier may begin at
 NARROW = 64  # heads of fewer channels: the order with less arithmetic took 6 to 16 % longer at 32, on one CPU core
 
 
@@ -125,6 +126,16 @@ class SegmentationHead(nn.Module):
         nn.init.constant_(self.classifier.bias, 0.0)  # type: ignore[arg-type]
         if channels < NARROW:
             keep_published_order(self)
+
+    def begin_at(self, shares: Sequence[float]) -> None:
+        """Without features the classifier says what `shares` of the pixels each class has, instead of all the same.
+
+        Features are not negative. Where a class is rare, background is what they learn to speak for first, and the class is left
+        with none of them: its probability is then the bias's alone, the same wherever it is found, and grows slowly. With this
+        start it is the class that needs features (Lin et al., Focal Loss, arXiv 1708.02002, section 3.3, for detectors).
+        """
+        with torch.no_grad():
+            self.classifier.bias.copy_(torch.tensor(shares).clamp(min=RAREST).log())  # type: ignore[union-attr]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features (N, C_i, H_i, W_i) -> logits (N, out_channels, H_0, W_0)."""
