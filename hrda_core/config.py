@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hrda_core.config_adaptation import AUTO, AdaptationConfig
-from hrda_core.config_auto import Facts, settled_adaptation, settled_prior, settled_zooms
+from hrda_core.config_auto import Facts, settled_adaptation, settled_zooms
 from hrda_core.config_checks import check, one_of, share
 from hrda_core.config_data import AugmentationConfig, DataConfig
 from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_yaml
@@ -51,9 +51,9 @@ class ModelConfig:
     detail_overlap: float = 0.5  # share by which the teacher's detail windows overlap when it makes pseudo-labels
     detail_loss_weight: float = 0.1  # of the detail's cross entropy; the rest goes to the fused prediction
     context_loss_weight: float = 0.0  # of the context's cross entropy (0.1 with the full-image detail crop)
-    # 1: without features the classifier says what the labelled pixels' shares are, so that a rare class has to be seen; 0: that
-    # all classes are as likely, as published; -1 = auto (1 for one class beside background)
-    class_prior: int = AUTO
+    # without features the classifier says what the labelled pixels' shares are, instead of the same of all classes as published,
+    # so that a rare class has to be seen
+    class_prior: bool = False
 
     def __post_init__(self) -> None:
         check(self.head_channels >= 8, "model.head_channels", self.head_channels, "use at least 8")
@@ -63,7 +63,6 @@ class ModelConfig:
             share(f"model.{name}", getattr(self, name))
         losses = self.detail_loss_weight + self.context_loss_weight
         check(losses < 1, "model.detail_loss_weight + context_loss_weight", losses, "keep the sum below 1")
-        check(self.class_prior in (AUTO, 0, 1), "model.class_prior", self.class_prior, "use 1 or 0, or -1 for auto")
         check(0 <= self.detail_overlap < 1, "model.detail_overlap", self.detail_overlap, "use 0 up to, not including, 1")
 
 
@@ -197,8 +196,7 @@ class TrainConfig:
         facts = Facts(self.mode, iterations, fitted, num_classes, has_background, foreground_share)
         zooms = settled_zooms(self.inference.zooms, facts)
         adaptation = settled_adaptation(self.adaptation, facts)
-        model = replace(self.model, class_prior=settled_prior(self.model.class_prior, facts))
-        return replace(self, model=model, adaptation=adaptation, inference=replace(self.inference, zooms=zooms))
+        return replace(self, adaptation=adaptation, inference=replace(self.inference, zooms=zooms))
 
     def updated(self, changes: Mapping[str, Any]) -> TrainConfig:
         """A copy with nested changes: `config.updated({"optimisation": {"iterations": 300}})`."""

@@ -68,11 +68,6 @@ def settled_zooms(given: tuple[float, ...], facts: Facts) -> tuple[float, ...]:
     return zooms
 
 
-def settled_prior(given: int, facts: Facts) -> int:
-    """Of one class beside background the classifier begins at its share."""
-    return _or(given, AUTO, int(facts.one_class))
-
-
 def _with_labels(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
     thin = facts.thin
     rule = _or(given.pseudo_labels, "auto", "prior-band" if thin else "confident-fraction")

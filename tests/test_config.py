@@ -226,7 +226,6 @@ OUT_OF_RANGE = [
     ("adaptation.edge_width", -2),
     ("adaptation.colour_transfer", 1.5),
     ("adaptation.mask_block", 0),
-    ("model.class_prior", 2),
     ("adaptation.mask_ratio", 1.5),
     ("optimisation.iterations", 0),
     ("optimisation.batch_size", 0),
@@ -422,17 +421,6 @@ def test_explicit_values_are_kept_on_many_classes() -> None:
     assert settled(19, True, 0.9, **given) == (5, "band", "none")
 
 
-@pytest.mark.parametrize(
-    ("classes", "background", "given", "expected"),
-    [(2, True, -1, 1), (3, True, -1, 0), (2, False, -1, 0), (2, True, 0, 0), (19, False, 1, 1)],
-)
-def test_the_classifier_of_one_class_beside_background_begins_at_its_share(
-    classes: int, background: bool, given: int, expected: int
-) -> None:
-    config = TrainConfig().updated({"model": {"class_prior": given}})
-    assert config.resolve(classes, background, 0.03).model.class_prior == expected
-
-
 def test_nothing_else_changes() -> None:
     config = TrainConfig()
     resolved = config.resolve(2, True, 0.03)
@@ -446,8 +434,7 @@ def test_nothing_else_changes() -> None:
         "foreground_at_least": -1.0,
         "edge_width": -1,
     }
-    other = {"inference": {"zooms": []}, "model": {"class_prior": -1}}
-    assert resolved.updated({"adaptation": {**untouched, **rounds}, **other}) == config
+    assert resolved.updated({"adaptation": {**untouched, **rounds}, "inference": {"zooms": []}}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
 
 
