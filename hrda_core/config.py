@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hrda_core.config_adaptation import AUTO, AdaptationConfig
-from hrda_core.config_auto import Facts, settled_adaptation, settled_zooms
+from hrda_core.config_auto import Facts, settled_adaptation, settled_class_prior, settled_zooms
 from hrda_core.config_checks import check, one_of, share
 from hrda_core.config_data import AugmentationConfig, DataConfig
 from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_yaml
@@ -51,14 +51,15 @@ class ModelConfig:
     detail_overlap: float = 0.5  # share by which the teacher's detail windows overlap when it makes pseudo-labels
     detail_loss_weight: float = 0.1  # of the detail's cross entropy; the rest goes to the fused prediction
     context_loss_weight: float = 0.0  # of the context's cross entropy (0.1 with the full-image detail crop)
-    # without features the classifier says what the labelled pixels' shares are, instead of the same of all classes as published,
-    # so that a rare class has to be seen
-    class_prior: bool = False
+    # how often the classifier says each class without features: as the class is "labelled", so that a rare one has to be seen,
+    # "equal" as published, or "auto": labelled for one class beside background
+    class_prior: str = "auto"
 
     def __post_init__(self) -> None:
         check(self.head_channels >= 8, "model.head_channels", self.head_channels, "use at least 8")
         one_of("model.attention", self.attention, ("class", "single", "fixed"))
         one_of("model.detail_crop", self.detail_crop, ("half", "full"))
+        one_of("model.class_prior", self.class_prior, ("auto", "labelled", "equal"))
         for name in ("dropout", "drop_path_rate", "detail_loss_weight", "context_loss_weight"):
             share(f"model.{name}", getattr(self, name))
         losses = self.detail_loss_weight + self.context_loss_weight
@@ -196,7 +197,8 @@ class TrainConfig:
         facts = Facts(self.mode, iterations, fitted, num_classes, has_background, foreground_share)
         zooms = settled_zooms(self.inference.zooms, facts)
         adaptation = settled_adaptation(self.adaptation, facts)
-        return replace(self, adaptation=adaptation, inference=replace(self.inference, zooms=zooms))
+        model = replace(self.model, class_prior=settled_class_prior(self.model.class_prior, facts))
+        return replace(self, model=model, adaptation=adaptation, inference=replace(self.inference, zooms=zooms))
 
     def updated(self, changes: Mapping[str, Any]) -> TrainConfig:
         """A copy with nested changes: `config.updated({"optimisation": {"iterations": 300}})`."""

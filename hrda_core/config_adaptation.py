@@ -37,6 +37,8 @@ class AdaptationConfig:
     # bands: uncertain pixels of the crop so near to foreground are its edge: background, not ignored; -1 = auto (rounds on one
     # class: 8, else 0)
     edge_width: int = AUTO
+    # prior-band: predictions are held to foreground_share too, by the classifiers' bias, after the warm-up and each round
+    hold_to_share: bool = True
     most_foreground: float = 1.0  # photos of which the teacher finds a larger share are ignored
     dice_weight: float = -1.0  # of a soft Dice term on pseudo-labels; -1 = auto (1 in rounds on thin classes, else 0)
     ignored_share: float = 0.04  # prior-band: share that is ignored, the most uncertain next to it

@@ -68,6 +68,10 @@ def settled_zooms(given: tuple[float, ...], facts: Facts) -> tuple[float, ...]:
     return zooms
 
 
+def settled_class_prior(given: str, facts: Facts) -> str:
+    return _or(given, "auto", "labelled" if facts.one_class else "equal")
+
+
 def _with_labels(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
     thin = facts.thin
     rule = _or(given.pseudo_labels, "auto", "prior-band" if thin else "confident-fraction")

@@ -21,7 +21,7 @@ _CITYSCAPES_THINGS = (
 _STANDARD = TrainConfig()
 _PUBLISHED_HRDA = TrainConfig(
     precision="fp32",
-    model=ModelConfig(encoder="mit_b5"),
+    model=ModelConfig(encoder="mit_b5", class_prior="equal"),
     data=DataConfig(crop_height=1024, crop_width=1024),
     adaptation=AdaptationConfig(
         source_warmup=0,

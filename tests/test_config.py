@@ -152,6 +152,7 @@ OUT_OF_RANGE = [
     ("model.drop_path_rate", 2.0),
     ("model.attention", "classes"),
     ("model.detail_crop", "quarter"),
+    ("model.class_prior", "source"),
     ("model.detail_overlap", 1.0),
     ("model.detail_overlap", -0.5),
     ("inference.detail_overlap", 1.0),
@@ -434,7 +435,8 @@ def test_nothing_else_changes() -> None:
         "foreground_at_least": -1.0,
         "edge_width": -1,
     }
-    assert resolved.updated({"adaptation": {**untouched, **rounds}, "inference": {"zooms": []}}) == config
+    other = {"inference": {"zooms": []}, "model": {"class_prior": "auto"}}
+    assert resolved.updated({"adaptation": {**untouched, **rounds}, **other}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
 
 
@@ -457,6 +459,23 @@ def test_one_class_beside_background_is_predicted_at_several_sizes(
         {"inference": {"zooms": list(given)}, "adaptation": {"pseudo_labels": "confident-fraction"}}
     )
     assert config.resolve(classes, background, 0.03).inference.zooms == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "background", "given", "expected"),
+    [
+        (2, True, "auto", "labelled"),
+        (3, True, "auto", "equal"),
+        (2, False, "auto", "equal"),
+        (2, True, "equal", "equal"),
+        (19, False, "labelled", "labelled"),
+    ],
+)
+def test_the_classifier_of_one_class_beside_background_begins_at_its_share(
+    classes: int, background: bool, given: str, expected: str
+) -> None:
+    config = TrainConfig().updated({"model": {"class_prior": given}})
+    assert config.resolve(classes, background, 0.03).model.class_prior == expected
 
 
 def test_the_expected_foreground_is_that_of_the_labels_unless_given() -> None:

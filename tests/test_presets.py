@@ -28,7 +28,7 @@ PUBLISHED = {
     "model.detail_overlap": 0.5,
     "model.detail_loss_weight": 0.1,
     "model.context_loss_weight": 0.0,
-    "model.class_prior": False,
+    "model.class_prior": "equal",
     # data
     "data.crop_height": 1024,
     "data.crop_width": 1024,

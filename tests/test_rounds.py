@@ -33,7 +33,7 @@ from hrda_core.models.hrda import Box
 from hrda_core.models.sureness import FEW
 from hrda_core.training import photo_scale
 from hrda_core.training import rounds as rounds_module
-from hrda_core.training.events import Event, Finished, Labelling, Notice, Progress, Sizing, Stage
+from hrda_core.training.events import Counting, Event, Finished, Labelling, Notice, Progress, Sizing, Stage
 from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.photo_scale import WORTH_IT, sureness_at, surest_factor
 from hrda_core.training.rounds import Stretch, rates_of, stretches
@@ -194,19 +194,21 @@ def test_the_teacher_labels_whole_photos_and_is_not_asked_about_crops(tmp_path: 
 def test_the_terminal_has_a_bar_of_photos_between_those_of_iterations(capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressBar()
     sizing = [Sizing(1, done=i, total=5) for i in range(6)]
+    counting = [Counting(1, done=i, total=4) for i in range(5)]
     labelling = [Labelling(1, done=i, total=3) for i in range(4)]
-    events: list[Event] = [Stage(0, name="adapt"), Progress(1, total=2), *sizing, *labelling]
+    events: list[Event] = [Stage(0, name="adapt"), Progress(1, total=2), *sizing, *counting, *labelling]
     for event in (*events, Progress(2, total=2), Finished(2, score=None)):
         bar(event)
     shown = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "100%" in line or "50%" in line]
     assert [line.split(":")[0] for line in shown] == [
         "adapt",
         "choosing the size of photos",
+        "counting foreground in photos",
         "labelling photos",
         "adapt",
         "adapt",
     ]
-    assert "5/5" in shown[1] and "3/3" in shown[2] and "1/2" in shown[3] and "2/2" in shown[4]
+    assert "5/5" in shown[1] and "4/4" in shown[2] and "3/3" in shown[3] and "1/2" in shown[4] and "2/2" in shown[5]
 
 
 def test_each_round_draws_its_photos_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,8 @@ def test_the_page_tells_that_photos_are_labelled(monkeypatch: pytest.MonkeyPatch
     assert view.status.text == "Choosing the size at which to see photos: 7 of 480"
     view.hear(told("Labelling", 10, done=3, total=8))
     assert view.status.text == "The teacher labels photos: 3 of 8"
+    view.hear(told("Counting", 10, done=5, total=64))
+    assert view.status.text == "Counting the foreground that is found in photos: 5 of 64"
     view.hear(told("Progress", 11, total=100))
     assert view.status.text == "Adapt: iteration 11 of 100"
     view.hear(told("Progress", 21, total=100))

@@ -25,6 +25,11 @@ DECIMALS = {"Learning rate": 7}
 MAX_POINTS = 100  # of a curve; beyond, every second one goes
 MAX_CURVES = 12  # of a chart
 COLUMNS = 3
+ASIDE = {  # between iterations
+    "Labelling": "The teacher labels photos",
+    "Sizing": "Choosing the size at which to see photos",
+    "Counting": "Counting the foreground that is found in photos",
+}
 REFRESH = 1.0  # seconds between updates of the page
 MAX_NOTICES = 20
 SECONDS = (("h", 3600), ("min", 60), ("s", 1))
@@ -173,11 +178,10 @@ class TrainingView:
             self._pending = f"{_capital(self._stage)} ..."
         elif kind == "Preparation":
             self._pending = f"{_capital(self._stage)}: {event['done']} of {event['total']} images"
-        elif kind in ("Labelling", "Sizing"):
+        elif kind in ASIDE:
             self._started = None  # the time left is that of iterations
             if not self._stopping:
-                work = "The teacher labels photos" if kind == "Labelling" else "Choosing the size at which to see photos"
-                self._pending = f"{work}: {event['done']} of {event['total']}"
+                self._pending = f"{ASIDE[kind]}: {event['done']} of {event['total']}"
         elif kind == "Progress":
             self._started = self._started or (event["time"], iteration)
             if not self._stopping:

@@ -137,6 +137,11 @@ class SegmentationHead(nn.Module):
         with torch.no_grad():
             self.classifier.bias.copy_(torch.tensor(shares).clamp(min=RAREST).log())  # type: ignore[union-attr]
 
+    def lower_foreground(self, by: float) -> None:
+        """Logits of all classes but the first fall by `by`: all fused ones too, since scale attention averages."""
+        with torch.no_grad():
+            self.classifier.bias[1:] -= by  # type: ignore[index]
+
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features (N, C_i, H_i, W_i) -> logits (N, out_channels, H_0, W_0)."""
         if self.published_order:

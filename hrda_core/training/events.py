@@ -54,6 +54,14 @@ class Sizing(Event):
 
 
 @dataclass(frozen=True)
+class Counting(Event):
+    """After the warm-up and after each round: in `done` of `total` looks at photos foreground has been counted."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something that the user should know and that does not end the run."""
 

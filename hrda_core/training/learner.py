@@ -33,7 +33,7 @@ def build_learner(data: RunData, device: torch.device, ranks: Ranks, tell: Liste
 
     torch.manual_seed(config.seed)
     student = build_student(config, [c.name for c in data.classes], notice)
-    if config.model.class_prior and not config.model.start_from:
+    if config.model.class_prior == "labelled" and not config.model.start_from:
         student.head.begin_at(data.class_fractions())
     distance = build_feature_distance(config, student, data.classes, data.has_background)
     student = student.to(device).train()

@@ -21,6 +21,7 @@ from hrda_core.training.events import (
     BASELINE,
     CheckpointSaved,
     Comparison,
+    Counting,
     Event,
     Failed,
     Finished,
@@ -36,6 +37,11 @@ from hrda_core.training.events import (
 from hrda_core.training.run_directory import RunDirectory
 
 PREVIEW_SIDE = 512
+ASIDE = {
+    Labelling: "labelling photos",
+    Sizing: "choosing the size of photos",
+    Counting: "counting foreground in photos",
+}
 COMPARED = "validation"  # folder of the previews beside their labels
 
 
@@ -56,7 +62,7 @@ class ProgressBar:
             self._advance(event.done, event.total, "image")
         elif isinstance(event, Progress):
             self._advance(event.iteration, event.total, "it")
-        elif isinstance(event, (Labelling, Sizing)):
+        elif isinstance(event, (Labelling, Sizing, Counting)):
             self._aside(event)
         elif isinstance(event, Metrics) and self.bar is not None:
             for key, short in (("loss/source", "loss"), ("pseudo/confident", "confident"), ("validation/score", "score")):
@@ -70,13 +76,12 @@ class ProgressBar:
             if isinstance(event, Finished) and event.stopped:
                 print(f"{event.stopped}: saved at iteration {event.iteration}", file=sys.stderr)
 
-    def _aside(self, event: Labelling | Sizing) -> None:
+    def _aside(self, event: Labelling | Sizing | Counting) -> None:
         """A bar of its own, after which the iterations' goes on."""
         if event.done == 0:
             self._close()
         if event.total:
-            label = "labelling photos" if isinstance(event, Labelling) else "choosing the size of photos"
-            self._advance(event.done, event.total, "photo", label)
+            self._advance(event.done, event.total, "photo", ASIDE[type(event)])
         if event.done == event.total:
             self._close()
 
@@ -118,7 +123,7 @@ class EventFile:
         self.told = -math.inf
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, (Progress, Preparation, Labelling, Sizing)):
+        if isinstance(event, (Progress, Preparation, Labelling, Sizing, Counting)):
             # the last one always, since nothing would tell the end otherwise
             last = event.total == (event.iteration if isinstance(event, Progress) else event.done)
             if event.time - self.told < 0.5 and not last:

@@ -12,7 +12,8 @@ from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.step import SourceBatch, TargetBatch, step
 from hrda_core.allocator import held_memory
 from hrda_core.data.photo_labels import PhotoLabels
-from hrda_core.training.events import Comparison, Metrics, Preview, Progress, Sizing, broadcast
+from hrda_core.training import foreground_limit
+from hrda_core.training.events import Comparison, Counting, Metrics, Preview, Progress, Sizing, broadcast
 from hrda_core.training.harm import no_foreground_notice, no_gain_notice
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
 from hrda_core.training.loading import batches
@@ -67,7 +68,8 @@ class Run(RunState):
         """Why the run stopped early, or ""."""
         if self.iteration == self.keep_state_at == 0 and not self.here.warmup.is_file():
             self._save(self.here.warmup, {}, best=False, resume=True)
-        self._evaluate_if_due()  # an evaluation that a stop cut off
+        self._hold_to_share_if_due()  # what a stop cut off
+        self._evaluate_if_due()
         restored = self.iteration > 0
         for stretch in stretches(self.config):
             if self.iteration >= stretch.end:
@@ -95,6 +97,7 @@ class Run(RunState):
             self._log(rate)
         elif saving or evaluating:
             self._check()  # what is not finite must reach no file
+        self._hold_to_share_if_due()
         if saving:
             check_weights(self.learner.student, done, self.config)
             self._check_ranks()
@@ -111,6 +114,8 @@ class Run(RunState):
             return None
         if self.photo_factor is None:
             self._match_photo_scale()
+        if self.iteration == stretch.begin and self.held < self.iteration:
+            self._hold_to_share()
         if self.iteration == stretch.begin and not restored:
             self._save_last()  # a run that is killed while it labels goes on with labelling
         return self.labeller.labels(stretch, self.tell, keep=restored)
@@ -128,6 +133,29 @@ class Run(RunState):
             factor, text = self.ranks.from_first(work)
         self._see_photos_at(factor)
         self._warn("photo scale", text)
+
+    def _hold_to_share_if_due(self) -> None:
+        """At the end of each round, and of a run without rounds; after the warm-up as the first round begins."""
+        last = self.config.optimisation.iterations
+        ends = {last, *(stretch.end for stretch in stretches(self.config) if stretch.round)}
+        if self.iteration in ends and self.held < self.iteration:
+            self._hold_to_share()
+
+    def _hold_to_share(self) -> None:
+        rule, photos = self.config.adaptation, self.data.training.target
+        if photos is None or rule.pseudo_labels != "prior-band" or not rule.hold_to_share or self.iteration == 0:
+            return
+
+        def tell(done: int, total: int) -> None:
+            if self.stop():
+                raise Stopped
+            self.tell(Counting(self.iteration, done=done, total=total))
+
+        work = partial(foreground_limit.excess, self.learner, photos, self.preprocessing, self.device, tell)
+        found = self.ranks.from_first(work)
+        foreground_limit.lower(self.learner, found)
+        self.held = self.iteration
+        self._warn("foreground limit", foreground_limit.notice(found, rule.foreground_share))
 
     def _iterate_within_memory(self, source: SourceBatch, target: TargetBatch | None) -> float:
         try:

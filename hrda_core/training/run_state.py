@@ -66,6 +66,7 @@ class RunState:
         self.tell = tell
         self.iteration = 0
         self.stretch = next(stretches(self.config))  # of iterations, to which this one belongs
+        self.held = 0  # the last iteration at which the networks were held to the expected share of foreground
         self.evaluated = 0  # the last iteration whose evaluation is complete
         self.best_score: float | None = None
         self.best_iteration = 0
@@ -135,6 +136,7 @@ class RunState:
             "best_iteration": self.best_iteration,
             "evaluated": self.evaluated,
             "photo_factor": self.photo_factor,
+            "held": self.held,
             "foreground": self.learner.foreground.counts.cpu(),
             "class_shares": self.learner.shares.totals.cpu(),
             "sums": {name: total.cpu() for name, total in self.sums.items()},
@@ -163,6 +165,7 @@ class RunState:
         self.best_score, self.best_iteration = state["best_score"], int(state.get("best_iteration", 0))
         if state.get("photo_factor") is not None:  # checkpoints of older versions do not have it
             self._see_photos_at(float(state["photo_factor"]))
+        self.held = int(state.get("held", 0))  # checkpoints of older versions do not have it
         if "foreground" in state:
             self.learner.foreground.counts = state["foreground"].to(self.device)
         if "class_shares" in state:

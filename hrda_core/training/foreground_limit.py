@@ -1,0 +1,90 @@
+"""What pseudo-labels are held to, predictions are: no more foreground in photos than is expected of them.
+
+Pseudo-labels take the surest pixels, up to the expected share. The student that learns them takes what it was unsure of for
+foreground as well, and Dice, which weighs no crop without foreground, does not hold it back: on photos that are far from the
+labelled images it ends with several times the share. The order of its probabilities is good, their level is not, and the level is
+the bias of the classifier (logit adjustment with an expected share: Menon et al., arXiv 2007.07314, section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hrda_core.adaptation.step import Learner
+from hrda_core.data.draws import generator
+from hrda_core.data.samples import Dataset, Image, spread
+from hrda_core.inference.predictor import image_probabilities
+from hrda_core.inference.preprocessing import Preprocessing
+from hrda_core.training.predicting import predicting_windows
+
+NETWORKS = ("student", "teacher")
+PHOTOS = 32
+WINDOWS = 2  # of a photo, each way, so that large ones do not take longer
+EVERY = 4  # pixels, each way: neighbours say the same
+FAINTEST = 1e-12  # of a probability
+
+
+def excess(
+    learner: Learner, photos: Dataset, preprocessing: Preprocessing, device: torch.device, tell: Callable[[int, int], None]
+) -> dict[str, float]:
+    """By how much each network's foreground logits must fall until the expected share of `photos` remains; 0 if it finds less.
+
+    preprocessing: as photos are seen now; they are looked at once, at one size. tell: called before each look and at the end;
+    may raise `Stopped`.
+    """
+    chosen, share = spread(len(photos), PHOTOS), learner.config.adaptation.foreground_share
+    total, done = len(chosen) * len(NETWORKS), 0
+    settings = replace(preprocessing, zooms=(1.0,), overlap=0.0)
+    longest = [round(WINDOWS * side / preprocessing.scale) for side in preprocessing.window]
+    found = {}
+    for name in NETWORKS:
+        logits = []
+        with predicting_windows(learner, name, device) as network:
+            for position in chosen:
+                tell(done, total)
+                photo = _part(photos.image(position), longest, generator(learner.config.seed, 0, "limit", position))
+                logits.append(foreground_logits(image_probabilities(network, photo, settings)).ravel())
+                done += 1
+        found[name] = above_share(np.concatenate(logits), share)
+    tell(total, total)
+    return found
+
+
+def foreground_logits(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(C, H, W) -> of every EVERY-th pixel each way, the logarithm of all classes but the first over the first."""
+    seen = probabilities[:, ::EVERY, ::EVERY].clip(min=FAINTEST)
+    return np.asarray(np.log(seen[1:].sum(axis=0)) - np.log(seen[0]), dtype=np.float32)
+
+
+def above_share(logits: NDArray[np.float32], share: float) -> float:
+    """How far above 0 the logit is that `share` of the pixels exceed; 0 where fewer are above 0."""
+    limit = float(np.quantile(logits, 1 - share))
+    return limit if limit > 0 else 0.0  # not a number: the losses report that
+
+
+def lower(learner: Learner, found: Mapping[str, float]) -> None:
+    learner.student.head.lower_foreground(found["student"])
+    learner.teacher.model.head.lower_foreground(found["teacher"])
+
+
+def notice(found: Mapping[str, float], share: float) -> str | None:
+    """A sentence for the user where a network is changed much."""
+    if max(found.values()) < 1:
+        return None
+    return (
+        f"more foreground is found in the photos than the {100 * share:.1f} % that are expected of them, so it has to be "
+        f"surer from here on (its logits fall by {found['student']:.1f} in the student, {found['teacher']:.1f} in the teacher). "
+        f"If there is more, give its share as adaptation.foreground_share; adaptation.hold_to_share=false turns this off"
+    )
+
+
+def _part(photo: Image, longest: list[int], rng: np.random.Generator) -> Image:
+    """Of at most `longest` (height, width), anywhere in the photo."""
+    height, width = (min(side, most) for side, most in zip(photo.shape[:2], longest, strict=True))
+    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(photo.shape[:2], (height, width), strict=True))
+    return np.ascontiguousarray(photo[top : top + height, left : left + width])
