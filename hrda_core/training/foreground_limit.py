@@ -1,9 +1,8 @@
 """What pseudo-labels are held to, predictions are: no more foreground in photos than is expected of them.
 
-Pseudo-labels take the surest pixels, up to the expected share. The student that learns them takes what it was unsure of for
-foreground as well, and Dice, which weighs no crop without foreground, does not hold it back: on photos that are far from the
-labelled images it ends with several times the share. The order of its probabilities is good, their level is not, and the level is
-the bias of the classifier (logit adjustment with an expected share: Menon et al., arXiv 2007.07314, section 4).
+Pseudo-labels take the surest pixels, up to the expected share. The student that learns them finds more: on photos that are far
+from the labelled images several times the share. The order of its probabilities is good, their level is not, and the level is the
+bias of the classifier (logit adjustment by an expected share: Menon et al., arXiv 2007.07314, section 4).
 """
 
 from __future__ import annotations
