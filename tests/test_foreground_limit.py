@@ -63,9 +63,9 @@ def test_lowering_the_bias_lowers_every_fused_logit() -> None:
     model = build_model("mit_b0", 3, head_channels=32).eval()
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        before = model.predict(image) if hasattr(model, "predict") else model(image).fused
+        before = model.logits(image)
         model.head.lower_foreground(1.5)
-        after = model.predict(image) if hasattr(model, "predict") else model(image).fused
+        after = model.logits(image)
     torch.testing.assert_close(after[:, :1], before[:, :1])
     torch.testing.assert_close(after[:, 1:], before[:, 1:] - 1.5, atol=1e-4, rtol=1e-4)
 
