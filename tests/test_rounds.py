@@ -373,19 +373,19 @@ def test_how_sure_a_network_is_of_what_it_finds_in_photos() -> None:
 
 
 def test_of_large_photos_the_middle_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As much as two windows cover at the photos' own scale, at every factor."""
-    seen: list[tuple[int, ...]] = []
+    """As much as two windows cover at the photos' own scale, at every factor, in windows that do not overlap."""
+    seen: list[tuple[float, ...]] = []
 
     def look(network: Any, photo: Any, settings: Preprocessing) -> Any:
-        seen.append((*photo.shape[:2], settings.scale))
+        seen.append((*photo.shape[:2], settings.scale, settings.overlap))
         return np.full((2, 8, 8), 0.5, np.float32)
 
     monkeypatch.setattr(photo_scale, "image_probabilities", look)
-    preprocessing: Any = Preprocessing((0.5,) * 3, (0.2,) * 3, 0.5, 0, 0, (128, 64), 0.0)
+    preprocessing: Any = Preprocessing((0.5,) * 3, (0.2,) * 3, 0.5, 0, 0, (128, 64), 0.5)
     photos = Dataset([np.zeros((900, 200, 3), np.uint8)], None, SOURCE.classes)
     for scale in (0.5, 1.0):
         sureness_at(None, photos, preprocessing, scale, lambda: None)  # type: ignore[arg-type]
-    assert seen == [(512, 200, 0.5), (512, 200, 1.0)]
+    assert seen == [(512, 200, 0.5, 0.0), (512, 200, 1.0, 0.0)]
 
 
 def test_a_run_goes_on_at_the_size_that_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
