@@ -32,6 +32,9 @@ class AdaptationConfig:
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
     band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
     foreground_share: float = -1.0  # prior-band: share of the photos, as seen, that becomes foreground; -1 = as in the labels
+    # prior-band, in rounds: how far an estimate of what photos hold may lower foreground_share, as a part of it; 1 = not at all;
+    # -1 = auto (one class whose foreground_share is auto: 0.3, else 1)
+    least_share: float = -1.0
     # prior-band: probability of what may become foreground, whatever the share; -1 = auto (rounds on one class: 0.5, else 0.3)
     foreground_at_least: float = -1.0
     # bands: uncertain pixels of the crop so near to foreground are its edge: background, not ignored; -1 = auto (rounds on one
@@ -81,7 +84,7 @@ class AdaptationConfig:
             factors = getattr(self, name)
             check(all(0.1 <= factor <= 10 for factor in factors), f"adaptation.{name}", factors, "use factors from 0.1 to 10")
         one_of("adaptation.pseudo_labels", self.pseudo_labels, ("auto", "confident-fraction", "band", "prior-band"))
-        for name in ("colour_transfer", "foreground_share", "foreground_at_least"):
+        for name in ("colour_transfer", "foreground_share", "foreground_at_least", "least_share"):
             value = getattr(self, name)
             fix = "use a share from 0 to 1, or -1 for auto"
             check(0 <= value <= 1 or value == AUTO, f"adaptation.{name}", value, fix)

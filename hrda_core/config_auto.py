@@ -16,6 +16,7 @@ ROUNDS = 2  # of a run that has them: the second one's labels are better by what
 SETTLED = 1000  # iterations of a run whose warm-up is worth labelling whole photos with: measured, 1,200 are and 600 are not
 BALANCE = 0.75  # of many classes
 LITTLE = 0.1  # share of the labelled pixels
+LEAST_SHARE = 0.3  # of the labelled images' share of foreground
 EDGE_WIDTH = 8  # pixels of the crop
 LOWEST, LOWEST_IN_ROUNDS = 0.3, 0.5  # probability that may become foreground; the latter where the surest sizes are looked at
 NEEDS_BACKGROUND = "needs a class named 'background' at index 0; choose another"
@@ -76,12 +77,14 @@ def _with_labels(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
     thin = facts.thin
     rule = _or(given.pseudo_labels, "auto", "prior-band" if thin else "confident-fraction")
     share = given.foreground_share
+    estimating = facts.one_class and facts.mode == "adapt" and rule == "prior-band" and share == AUTO
     return replace(
         given,
         source_warmup=_or(given.source_warmup, AUTO, facts.iterations // 2 if thin else 0),
         colour_transfer=_or(given.colour_transfer, AUTO, float(not thin)),
         pseudo_labels=rule,
         foreground_share=_or(share, AUTO, facts.foreground_share) if rule == "prior-band" else share,
+        least_share=_or(given.least_share, AUTO, LEAST_SHARE if estimating else 1.0),
         class_balance=_or(given.class_balance, AUTO, BALANCE if rule == "confident-fraction" else 0.0),
         mixing=_or(given.mixing, "auto", "none" if thin else "class-mix"),
         mask_weight=_or(given.mask_weight, AUTO, float(not thin)),

@@ -38,6 +38,7 @@ _PUBLISHED_HRDA = TrainConfig(
         margin_right=30 / 2048,
         pseudo_threshold=0.968,
         foreground_at_least=0.3,
+        least_share=1.0,
         edge_width=0,
         class_balance=0.0,
         mixing="class-mix",

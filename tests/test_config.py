@@ -164,6 +164,7 @@ OUT_OF_RANGE = [
     ("inference.zooms", (0.0,)),
     ("adaptation.most_foreground", 1.5),
     ("adaptation.foreground_at_least", -0.1),
+    ("adaptation.least_share", -0.1),
     ("model.detail_loss_weight", 1.5),
     ("model.context_loss_weight", -0.1),
     ("data.crop_height", 32),
@@ -433,6 +434,7 @@ def test_nothing_else_changes() -> None:
         "photo_scales": [],
         "dice_weight": -1.0,
         "foreground_at_least": -1.0,
+        "least_share": -1.0,
         "edge_width": -1,
     }
     other = {"inference": {"zooms": []}, "model": {"class_prior": "auto"}}

@@ -62,6 +62,7 @@ PUBLISHED = {
     "adaptation.pseudo_ignore_top": 0,
     "adaptation.pseudo_ignore_bottom": 0,
     "adaptation.foreground_at_least": 0.3,
+    "adaptation.least_share": 1.0,
     "adaptation.edge_width": 0,
     "adaptation.class_balance": 0.0,
     "adaptation.mixing": "class-mix",

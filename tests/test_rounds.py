@@ -428,7 +428,7 @@ def test_a_run_goes_on_at_the_size_that_it_found(tmp_path: Path, monkeypatch: py
 def test_thinner_structures_cover_less_of_the_photos(given: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At twice the size they are as wide as in the labelled images: half as many of the pixels should be theirs."""
     monkeypatch.setattr("hrda_core.training.run.scale_for", lambda *_: (2.0, None))
-    run(tmp_path, rounds(1, photo_scales=[1.0, 2.0], foreground_share=given))
+    run(tmp_path, rounds(1, photo_scales=[1.0, 2.0], foreground_share=given, least_share=1.0))
     used = load_checkpoint(tmp_path / "checkpoints" / "last.pth")["provenance"]["config"]["adaptation"]["foreground_share"]
     labels = np.stack([np.asarray(SOURCE.mask(i)) for i in range(len(SOURCE))])
     assert used == pytest.approx((labels == 1).mean() / 2 if given == -1 else given)

@@ -65,7 +65,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("adaptation.photo_scales", "Photo sizes", "The surest is taken; empty = auto, 1 = off", "numbers"),
         Setting("adaptation.mask_weight", "Masked consistency", "1 = as MIC published, 0 = off, -1 = by the classes", "number"),
         Setting("adaptation.class_balance", "Balance", "Raises rare classes; 0 = off, -1 = by the classes", "number"),
-        Setting("adaptation.foreground_share", "Foreground share", "Of prior-band; -1 = as in the labelled images", "number"),
+        Setting("adaptation.foreground_share", "Foreground share", "Of prior-band; -1 = at most the labelled images'", "number"),
         Setting("adaptation.hold_to_share", "Hold to share", "Prior-band: no more is found than that share", "switch"),
         Setting("inference.zooms", "Prediction sizes", "Each photo at the surest of them; empty = auto, 1 = off", "numbers"),
     ),

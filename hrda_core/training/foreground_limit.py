@@ -19,6 +19,7 @@ from hrda_core.data.draws import generator
 from hrda_core.data.samples import Dataset, Image, spread
 from hrda_core.inference.predictor import image_probabilities
 from hrda_core.inference.preprocessing import Preprocessing
+from hrda_core.inference.window_network import WindowNetwork
 from hrda_core.training.predicting import predicting_windows
 
 NETWORKS = ("student", "teacher")
@@ -38,20 +39,31 @@ def excess(
     """
     chosen, share = spread(len(photos), PHOTOS), learner.config.adaptation.foreground_share
     total, done = len(chosen) * len(NETWORKS), 0
-    settings = replace(preprocessing, zooms=(1.0,), overlap=0.0)
-    longest = [round(WINDOWS * side / preprocessing.scale) for side in preprocessing.window]
     found = {}
     for name in NETWORKS:
         logits = []
         with predicting_windows(learner, name, device) as network:
             for position in chosen:
                 tell(done, total)
-                photo = _part(photos.image(position), longest, generator(learner.config.seed, 0, "limit", position))
-                logits.append(foreground_logits(image_probabilities(network, photo, settings)).ravel())
+                rng = generator(learner.config.seed, 0, "limit", position)
+                logits.append(logits_of_part(network, photos.image(position), preprocessing, rng)[0].ravel())
                 done += 1
         found[name] = above_share(np.concatenate(logits), share)
     tell(total, total)
     return found
+
+
+def logits_of_part(
+    network: WindowNetwork, image: Image, preprocessing: Preprocessing, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], tuple[slice, slice]]:
+    """`foreground_logits` of at most WINDOWS windows each way, anywhere in the image, and which of its pixels they are of."""
+    settings = replace(preprocessing, zooms=(1.0,), overlap=0.0)
+    longest = [round(WINDOWS * side / preprocessing.scale) for side in preprocessing.window]
+    height, width = (min(side, most) for side, most in zip(image.shape[:2], longest, strict=True))
+    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(image.shape[:2], (height, width), strict=True))
+    part = np.ascontiguousarray(image[top : top + height, left : left + width])
+    seen = slice(top, top + height, EVERY), slice(left, left + width, EVERY)
+    return foreground_logits(image_probabilities(network, part, settings)), seen
 
 
 def foreground_logits(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -80,10 +92,3 @@ def notice(found: Mapping[str, float], share: float) -> str | None:
         f"surer from here on (its logits fall by {found['student']:.1f} in the student, {found['teacher']:.1f} in the teacher). "
         f"If there is more, give its share as adaptation.foreground_share; adaptation.hold_to_share=false turns this off"
     )
-
-
-def _part(photo: Image, longest: list[int], rng: np.random.Generator) -> Image:
-    """Of at most `longest` (height, width), anywhere in the photo."""
-    height, width = (min(side, most) for side, most in zip(photo.shape[:2], longest, strict=True))
-    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(photo.shape[:2], (height, width), strict=True))
-    return np.ascontiguousarray(photo[top : top + height, left : left + width])

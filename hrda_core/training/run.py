@@ -12,7 +12,7 @@ from hrda_core.adaptation.draws import StepDraws
 from hrda_core.adaptation.step import SourceBatch, TargetBatch, step
 from hrda_core.allocator import held_memory
 from hrda_core.data.photo_labels import PhotoLabels
-from hrda_core.training import foreground_limit
+from hrda_core.training import foreground_limit, photo_share
 from hrda_core.training.events import Comparison, Counting, Metrics, Preview, Progress, Sizing, broadcast
 from hrda_core.training.harm import no_foreground_notice, no_gain_notice
 from hrda_core.training.listeners import JsonLines, PreviewFiles, TensorBoard
@@ -114,6 +114,8 @@ class Run(RunState):
             return None
         if self.photo_factor is None:
             self._match_photo_scale()
+        if self.photo_share is None:
+            self._estimate_photo_share()
         if self.iteration == stretch.begin and self.held < self.iteration:
             self._hold_to_share()
         if self.iteration == stretch.begin and not restored:
@@ -134,6 +136,22 @@ class Run(RunState):
         self._see_photos_at(factor)
         self._warn("photo scale", text)
 
+    def _estimate_photo_share(self) -> None:
+        """From now on photos are expected to hold no more foreground than the teacher's probabilities speak for."""
+        rule, photos = self.config.adaptation, self.data.training.target
+        share = rule.foreground_share
+        if rule.least_share < 1 and rule.pseudo_labels == "prior-band" and photos is not None:
+            labelled = self.data.training.labelled.dataset
+            data = (self.learner, labelled, photos, self.preprocessing, self.device, self._tell_counting)
+            share = self.ranks.from_first(partial(photo_share.share_of_photos, *data))
+        self._warn("photo share", photo_share.notice(share, rule.foreground_share))
+        self._expect(share)
+
+    def _tell_counting(self, done: int, total: int) -> None:
+        if self.stop():
+            raise Stopped
+        self.tell(Counting(self.iteration, done=done, total=total))
+
     def _hold_to_share_if_due(self) -> None:
         """At the end of each round, and of a run without rounds; after the warm-up as the first round begins."""
         last = self.config.optimisation.iterations
@@ -145,13 +163,7 @@ class Run(RunState):
         rule, photos = self.config.adaptation, self.data.training.target
         if photos is None or rule.pseudo_labels != "prior-band" or not rule.hold_to_share or self.iteration == 0:
             return
-
-        def tell(done: int, total: int) -> None:
-            if self.stop():
-                raise Stopped
-            self.tell(Counting(self.iteration, done=done, total=total))
-
-        work = partial(foreground_limit.excess, self.learner, photos, self.preprocessing, self.device, tell)
+        work = partial(foreground_limit.excess, self.learner, photos, self.preprocessing, self.device, self._tell_counting)
         found = self.ranks.from_first(work)
         foreground_limit.lower(self.learner, found)
         self.held = self.iteration

@@ -59,6 +59,7 @@ class RunState:
             ranks,
         )
         self.photo_factor: float | None = None  # on data.target_scale, once it is known
+        self.photo_share: float | None = None  # the expected share of foreground, once photos were looked at for it
         self.labeller = None
         if self.config.adaptation.rounds and data.training.target is not None:
             labelled = (self.learner, self.preprocessing, data.training.target, here.photo_labels, stop, ranks)
@@ -89,6 +90,11 @@ class RunState:
         self.preprocessing = self.evaluator.preprocessing = replace(self.preprocessing, scale=scale)
         if self.labeller is not None:
             self.labeller.preprocessing = self.preprocessing
+
+    def _expect(self, share: float) -> None:
+        """Of foreground in the photos, as they are seen now."""
+        self.photo_share = share
+        self.config = self.learner.config = self.config.updated({"adaptation": {"foreground_share": share}})
 
     def _averages(self) -> dict[str, float]:
         return {name: float(total[0] / total[1]) for name, total in self.sums.items()}
@@ -136,6 +142,7 @@ class RunState:
             "best_iteration": self.best_iteration,
             "evaluated": self.evaluated,
             "photo_factor": self.photo_factor,
+            "photo_share": self.photo_share,
             "held": self.held,
             "foreground": self.learner.foreground.counts.cpu(),
             "class_shares": self.learner.shares.totals.cpu(),
@@ -165,6 +172,8 @@ class RunState:
         self.best_score, self.best_iteration = state["best_score"], int(state.get("best_iteration", 0))
         if state.get("photo_factor") is not None:  # checkpoints of older versions do not have it
             self._see_photos_at(float(state["photo_factor"]))
+        if state.get("photo_share") is not None:
+            self._expect(float(state["photo_share"]))
         self.held = int(state.get("held", 0))  # checkpoints of older versions do not have it
         if "foreground" in state:
             self.learner.foreground.counts = state["foreground"].to(self.device)
