@@ -29,6 +29,8 @@ LABEL_FREE = (
     "foreground_against_source",
 )
 
+SMALL_IS_GOOD = ("uncertain", "entropy")
+
 
 def summary(pair: Pair, results: Sequence[Result], network: str, prior: float) -> dict[str, Any]:
     """Plain types. `prior`: share of foreground in the source's labels, for the arms whose output threshold is set by it."""
@@ -97,6 +99,8 @@ def markdown(report: dict[str, Any]) -> str:
 def label_free_quality(results: Sequence[Result], network: str, figure: str) -> dict[str, dict[str, float]]:
     """How each figure that needs no labels ranks checkpoints, the oracle left out. "score" is what training chooses by.
 
+    Figures of which less is better count with a minus.
+
     spearman: with `figure`, over all checkpoints of the pair. lost: how much better than the one that it ranks first the best
     one is; lost of a seed, lost in a run: the same among the checkpoints of one seed, or of one run, of all of them the most.
     """
@@ -121,8 +125,8 @@ def label_free_quality(results: Sequence[Result], network: str, figure: str) -> 
 
 
 def _points(result: Result, network: str, name: str, figure: str) -> list[tuple[float, float]]:
-    keys = (f"label_free/{network}/{name}", f"validation/{network}/{figure}")
-    return [(entry[keys[0]], entry[keys[1]]) for entry in result.history if all(key in entry for key in keys)]
+    keys, sign = (f"label_free/{network}/{name}", f"validation/{network}/{figure}"), -1 if name in SMALL_IS_GOOD else 1
+    return [(sign * entry[keys[0]], entry[keys[1]]) for entry in result.history if all(key in entry for key in keys)]
 
 
 def _lost(points: Sequence[tuple[float, float]]) -> float:

@@ -31,7 +31,9 @@ class AdaptationConfig:
     class_balance: float = -1.0
     band_foreground: float = 0.5  # band: foreground probability above which a pixel becomes foreground
     band_background: float = 0.1  # band: below which it becomes background; between the two it is ignored
-    foreground_share: float = -1.0  # prior-band: share of the photos, as seen, that becomes foreground; -1 = as in the labels
+    # prior-band: share of the photos, as seen, that becomes foreground; -1 = as in the labelled images, or in those photos that
+    # have labels, where it is more
+    foreground_share: float = -1.0
     # prior-band, in rounds: how far an estimate of what photos hold may lower foreground_share, as a part of it; 1 = not at all;
     # -1 = auto (one class whose foreground_share is auto: 0.3, else 1)
     least_share: float = -1.0
@@ -40,7 +42,8 @@ class AdaptationConfig:
     # bands: uncertain pixels of the crop so near to foreground are its edge: background, not ignored; -1 = auto (rounds on one
     # class: 8, else 0)
     edge_width: int = AUTO
-    # prior-band: predictions are held to foreground_share too, by the classifiers' bias, after the warm-up and each round
+    # prior-band: predictions are held to foreground_share too, by the classifiers' bias: after the warm-up and each round, or
+    # without rounds at the end
     hold_to_share: bool = True
     most_foreground: float = 1.0  # photos of which the teacher finds a larger share are ignored
     dice_weight: float = -1.0  # of a soft Dice term on pseudo-labels; -1 = auto (1 in rounds on thin classes, else 0)

@@ -1,4 +1,4 @@
-"""What "auto" means: the rules that suit the classes, as measured on cracks and streets (docs/adaptation.md)."""
+"""What "auto" means: the rules that suit the classes, as measured on cracks and streets (docs/defaults.md)."""
 
 from __future__ import annotations
 
@@ -114,9 +114,12 @@ def _check(given: AdaptationConfig, settled: AdaptationConfig, facts: Facts) -> 
     check(settled.class_balance == 0 or not banded, "adaptation.class_balance", settled.class_balance, fix)
     fix = "the teacher's norms do not know the photos; use adaptation.teacher_norm=running, or no rounds"
     check(settled.rounds == 0 or settled.teacher_norm == "running", "adaptation.rounds", settled.rounds, fix)
-    if facts.adapting:
+    if facts.adapting and set(given.photo_scales) - {1.0}:
         fix = "is chosen as the first round begins; use adaptation.rounds=1, or data.target_scale for one you know"
-        check(settled.rounds > 0 or len(given.photo_scales) < 2, "adaptation.photo_scales", given.photo_scales, fix)
+        check(settled.rounds > 0, "adaptation.photo_scales", given.photo_scales, fix)
+        fix = "photos are resized to one size anyway; use [1.0], or data.fit_short=0"
+        check(not facts.fitted, "adaptation.photo_scales", given.photo_scales, fix)
+    if facts.adapting:
         fix = f"must be less than optimisation.iterations={facts.iterations}, or the run never adapts"
         check(settled.source_warmup < facts.iterations, "adaptation.source_warmup", settled.source_warmup, fix)
     if not facts.has_background:

@@ -129,6 +129,14 @@ def test_how_a_score_without_labels_chooses() -> None:
     assert quality["score"] == pytest.approx({"spearman": 9 / 35, "lost": 0.05, "lost of a seed": 0.03, "lost in a run": 0.03})
 
 
+def test_of_entropy_and_uncertain_pixels_the_least_is_chosen() -> None:
+    points = ((0.05, 0.5), (0.1, 0.4), (0.3, 0.2))
+    names = ("entropy", "uncertain")
+    history = [{**{f"label_free/teacher/{name}": x for name in names}, "validation/teacher/iou": iou} for x, iou in points]
+    quality = label_free_quality([Result("adapted", 0, {}, {}, history)], "teacher", "iou")
+    assert {name: (quality[name]["spearman"], quality[name]["lost"]) for name in names} == {name: (1.0, 0.0) for name in names}
+
+
 def test_only_named_photos_of_the_target_keep_their_labels() -> None:
     data = photos()
     some = with_labels(data, [2])

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from test_runs import assert_same, state
 from tiny_runs import cracks, tiny
 
 from hrda_core import TrainConfig, train
 from hrda_core.inference.predictor import Predictor
+from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.models.build import build_model
 from hrda_core.training import foreground_limit
 from hrda_core.training.events import Counting, Event, Notice
@@ -103,8 +105,11 @@ def test_the_user_is_told_where_much_is_changed(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("look", [3, 25])
-def test_a_run_that_is_stopped_while_it_counts_goes_on_exactly(look: int, tmp_path: Path) -> None:
-    """As the first round begins, and at the end of the run."""
+def test_a_run_that_is_stopped_while_it_counts_goes_on_exactly(
+    look: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first round begins, and at the end of the run; each time there is something to lower."""
+    monkeypatch.setattr(foreground_limit, "above_share", lambda logits, share: 0.5)
     run(tmp_path / "whole", config())
     heard: list[Event] = []
 
@@ -115,3 +120,41 @@ def test_a_run_that_is_stopped_while_it_counts_goes_on_exactly(look: int, tmp_pa
     assert train(config(), SOURCE, TARGET, VALIDATION, heard.append, **options).stopped == "stop requested"
     run(tmp_path / "parts", config(), resume=True)
     assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
+
+
+def preprocessing(**changes: Any) -> Preprocessing:
+    return Preprocessing(**{"mean": (0.5,) * 3, "std": (0.2,) * 3, "scale": 1.0, "fit_short": 0, "fit_long": 0, **changes})
+
+
+def seen_of(monkeypatch: pytest.MonkeyPatch, image: NDArray[np.uint8], settings: Preprocessing, **margins: float) -> Any:
+    """The part that is looked at, the settings it is looked at with, and where it lies."""
+    looked: list[Any] = []
+
+    def look(network: Any, part: NDArray[np.uint8], used: Preprocessing) -> NDArray[np.float32]:
+        looked.extend([part, used])
+        return np.full((2, *part.shape[:2]), 0.5, np.float32)
+
+    monkeypatch.setattr(foreground_limit, "image_probabilities", look)
+    rng, rule = np.random.default_rng(0), config(**margins).adaptation
+    _, place = foreground_limit.logits_of_part(None, image, settings, rng, rule)  # type: ignore[arg-type]
+    return (*looked, place)
+
+
+def test_a_part_is_seen_as_large_as_in_the_whole_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where photos are fitted into a size, what is cut from them is not fitted once more."""
+    photo = np.zeros((1200, 1600, 3), np.uint8)
+    fitted = preprocessing(fit_short=150, fit_long=200, window=(64, 64), overlap=0.5)
+    part, used, _ = seen_of(monkeypatch, photo, fitted)
+    assert fitted.network_size(1200, 1600) == (150, 200)
+    assert part.shape[:2] == (1024, 1024)  # two windows of 64 each way, at an eighth of the size
+    assert used.network_size(*part.shape[:2]) == (128, 128)
+
+
+def test_margins_of_photos_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caption strip that learns nothing must not use up the expected share."""
+    photo = np.zeros((100, 200, 3), np.uint8)
+    photo[90:] = 255
+    plain = preprocessing(window=(128, 128), overlap=0.5)
+    part, _, (rows, columns) = seen_of(monkeypatch, photo, plain, margin_bottom=0.1, margin_left=0.25)
+    assert part.shape[:2] == (90, 150) and not part.any()
+    assert (rows.start, rows.stop, columns.start, columns.stop) == (0, 90, 50, 200)

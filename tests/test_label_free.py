@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hrda_core.data.samples import ClassInfo, Dataset
-from hrda_core.evaluation.label_free import LONGEST, label_free_scores
+from hrda_core.evaluation.label_free import LONGEST, label_free_scores, label_free_sums
+from hrda_core.inference.preprocessing import Preprocessing
 
 CLASSES = (ClassInfo("background", (0, 0, 0), 0), ClassInfo("crack", (255, 0, 0), 1))
 Image = NDArray[np.uint8]
@@ -74,6 +75,19 @@ def test_of_huge_photos_the_middle_counts() -> None:
 
     label_free_scores(network, network, Dataset((photo(1500, 3000),), None, CLASSES), [0], has_background=True)
     assert max(max(shape) for shape in seen) == LONGEST
+
+
+def test_photos_that_are_fitted_are_fitted_before_anything_is_cut_from_them() -> None:
+    """Or the network would see the middle of a large photo, and the smaller one beside it, at sizes it never predicts at."""
+    fitting = Preprocessing((0.5,) * 3, (0.2,) * 3, 1.0, 150, 200, (64, 64), 0.5).fitted
+    seen = []
+
+    def network(image: Image) -> NDArray[np.float32]:
+        seen.append(image.shape[:2])
+        return by_brightness(image)
+
+    label_free_sums(network, network, Dataset((photo(1500, 2000),), None, CLASSES), [0], has_background=True, fit=fitting)
+    assert set(seen) == {(150, 200), (112, 150)}
 
 
 def test_each_network_predicts_a_photo_three_times_and_gets_its_own_scores() -> None:

@@ -54,6 +54,12 @@ def test_nothing_is_known_where_nothing_was_seen() -> None:
     assert hellinger_share(none, some, some) == hellinger_share(some, none, some) == hellinger_share(some, some, none) == 1
 
 
+def test_nothing_is_known_where_foreground_looks_like_background() -> None:
+    """Draws of one distribution fit any share."""
+    parts = [histogram(logits(-3, 20_000, seed)) for seed in (1, 2, 3)]
+    assert hellinger_share(*parts) == 1
+
+
 def test_logits_beyond_the_bins_count_as_outermost() -> None:
     counts = histogram(np.array([[-27.0, -13.9, 0.1], [13.9, 27.0, np.inf]], np.float32))
     assert (counts[0], counts[-1], counts.sum()) == (2, 3, 6)
@@ -104,7 +110,15 @@ def test_who_knows_the_share_or_wants_none_is_not_asked(tmp_path: Path, monkeypa
     run(tmp_path / "given", config(foreground_share=0.05))
     assert expected_in(tmp_path / "given") == 0.05
     run(tmp_path / "off", config(least_share=1.0))
-    run(tmp_path / "band", config(pseudo_labels="band", least_share=0.5))  # which has no share
+    told = run(tmp_path / "band", config(pseudo_labels="band", least_share=0.5))  # which has no share
+    assert not any(isinstance(event, Notice) and "seem to hold" in event.text for event in told)
+
+
+def test_the_notice_says_what_is_held() -> None:
+    rule = config(foreground_share=0.05).adaptation
+    assert "labels and predictions are held to that" in str(photo_share.notice(0.02, rule))
+    assert "so pseudo-labels are held to that" in str(photo_share.notice(0.02, replace(rule, hold_to_share=False)))
+    assert photo_share.notice(0.05, rule) is None
 
 
 @pytest.mark.parametrize("look", [3, LOOKS - 1])

@@ -37,6 +37,7 @@ from hrda_core.training.events import Counting, Event, Finished, Labelling, Noti
 from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.photo_scale import WORTH_IT, sureness_at, surest_factor
 from hrda_core.training.rounds import Stretch, rates_of, stretches
+from hrda_core.training.stopping import TimeBudget
 
 SOURCE, TARGET, VALIDATION = cracks(4, 1), replace(cracks(5, 2), masks=None), cracks(2, 3)
 
@@ -95,6 +96,9 @@ def test_labels_on_disk(tmp_path: Path) -> None:
     labels.path(3).write_bytes(labels.path(5).read_bytes()[:40])
     with pytest.raises(ValueError, match="missing or damaged"):
         labels.read(3)
+    assert labels.missing() == [3]  # cut short
+    labels.path(3).write_bytes(b"")  # as a machine leaves it that lost power
+    assert labels.missing() == [3]
 
 
 # -- crops of them ----------------------------------------------------------------------------------------------------------
@@ -301,6 +305,49 @@ def test_a_stop_within_a_round(iteration: int, lost: bool, tmp_path: Path) -> No
         assert_same(state(tmp_path / "parts"), state(tmp_path / "whole"))
 
 
+def test_labels_of_other_photos_are_not_kept(tmp_path: Path) -> None:
+    """A photo more, sorted first: what lies at each position is another photo's."""
+    config, heard = rounds(1), list[Event]()
+
+    def stop() -> bool:
+        return bool(heard) and isinstance(heard[-1], Labelling) and heard[-1].done == 3
+
+    train(config, SOURCE, TARGET, VALIDATION, heard.append, directory=tmp_path, stop=stop)
+    again: list[Event] = []
+    more = replace(cracks(6, 2), masks=None)
+    train(config, SOURCE, more, VALIDATION, again.append, directory=tmp_path, resume=True)
+    assert next(event.total for event in again if isinstance(event, Labelling)) == 6
+
+
+def test_time_that_is_spent_and_patience_end_a_run_before_photos_are_labelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Event] = []
+    used = [0.0]
+    monkeypatch.setattr(TimeBudget, "used", lambda self: used[0])
+
+    def hear(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, Progress) and event.iteration == 2:  # the end of the warm-up
+            used[0] = 61.0
+
+    config = rounds(1, hold_to_share=False, least_share=1.0).updated({"schedule": {"time_budget": 1.0}})
+    result = train(config, SOURCE, TARGET, VALIDATION, hear, directory=tmp_path)
+    assert result.stopped == "time budget of 1 minutes is spent"
+    assert not any(isinstance(event, Labelling) for event in heard)
+    used[0] = 0.0
+    heard.clear()
+
+    def later(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, Labelling) and event.done == 2:
+            used[0] = 61.0
+
+    result = train(config, SOURCE, TARGET, VALIDATION, later, directory=tmp_path, resume=True)
+    assert result.stopped == "time budget of 1 minutes is spent"
+    assert heard[-2].iteration == 2 and sum(isinstance(event, Labelling) for event in heard) == 3
+
+
 def test_a_start_anew_keeps_no_labels(tmp_path: Path) -> None:
     config, heard = rounds(1), list[Event]()
 
@@ -428,7 +475,7 @@ def test_a_run_goes_on_at_the_size_that_it_found(tmp_path: Path, monkeypatch: py
 def test_thinner_structures_cover_less_of_the_photos(given: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At twice the size they are as wide as in the labelled images: half as many of the pixels should be theirs."""
     monkeypatch.setattr("hrda_core.training.run.scale_for", lambda *_: (2.0, None))
-    run(tmp_path, rounds(1, photo_scales=[1.0, 2.0], foreground_share=given, least_share=1.0))
+    run(tmp_path, rounds(1, photo_scales=[2.0], foreground_share=given, least_share=1.0))  # 1 is always looked at too
     used = load_checkpoint(tmp_path / "checkpoints" / "last.pth")["provenance"]["config"]["adaptation"]["foreground_share"]
     labels = np.stack([np.asarray(SOURCE.mask(i)) for i in range(len(SOURCE))])
     assert used == pytest.approx((labels == 1).mean() / 2 if given == -1 else given)
@@ -466,6 +513,10 @@ def test_when_the_size_is_sought() -> None:
     assert scales(share=0.4) == (1.0,)  # no lines
     with pytest.raises(ValueError, match=r"adaptation\.photo_scales=\(1\.0, 2\.0\): is chosen as the first round begins"):
         scales("adaptation.photo_scales=[1.0, 2.0]", "adaptation.rounds=0")
+    with pytest.raises(ValueError, match=r"adaptation\.photo_scales=\(2\.0,\): is chosen as the first round begins"):
+        scales("adaptation.photo_scales=[2.0]", "adaptation.rounds=0")  # 1 is always looked at too
+    with pytest.raises(ValueError, match=r"adaptation\.photo_scales=\(2\.0,\): photos are resized to one size anyway"):
+        scales("adaptation.photo_scales=[2.0]", "data.fit_short=512", "data.fit_long=640")
     assert scales("adaptation.photo_scales=[1.0, 2.0]", "mode=source-only") == (1.0, 2.0)  # which has no use for them
     with pytest.raises(ValueError, match=r"adaptation\.photo_scales=.*needs a class named 'background'"):
         TrainConfig().changed(["adaptation.rounds=1", "adaptation.photo_scales=[1.0, 2.0]"]).resolve(19, False, 1.0)

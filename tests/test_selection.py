@@ -30,6 +30,14 @@ def test_sure_networks_win_where_the_share_of_foreground_is_plausible() -> None:
     assert selection_score(scores(0.8, 0.18), 0.03) == pytest.approx(0.4)
 
 
+def test_what_is_expected_of_photos_is_plausible_too() -> None:
+    """A run that holds predictions to 0.5 % does not lose by it, nor one whose photos are said to hold 20 %."""
+    assert selection_score(scores(0.8, 0.005), 0.03, 0.005) == pytest.approx(0.8)
+    assert selection_score(scores(0.8, 0.2), 0.03, 0.2) == pytest.approx(0.8)
+    assert selection_score(scores(0.8, 0.03), 0.03, 0.005) == pytest.approx(0.8)
+    assert selection_score(scores(0.8, 0.0005), 0.03, 0.005) == pytest.approx(0.8 * 0.3)
+
+
 def test_networks_that_find_nothing_or_everything_do_not_win_by_being_sure() -> None:
     assert selection_score(scores(1.0, 0.0), 0.03) == 0
     assert selection_score(scores(0.99, 1.0), 0.03) < 0.1
@@ -114,6 +122,7 @@ def test_a_plausible_share_of_foreground_is_no_cause_for_alarm() -> None:
     assert no_foreground_notice({"pseudo/foreground": 0.01}, 0.03) is None
     assert no_foreground_notice({"loss/source": 1.0}, 0.03) is None  # not adapting
     assert "0.100 %" in str(no_foreground_notice({"pseudo/foreground": 0.001}, 0.03))
+    assert no_foreground_notice({"pseudo/foreground": 0.001}, 0.03, 0.002) is None  # more is not expected of photos
 
 
 # -- what to annotate next ---------------------------------------------------------------------------------------------

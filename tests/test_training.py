@@ -90,6 +90,20 @@ def test_every_mode_trains(mode: str, expected: set[str], tmp_path: Path) -> Non
     assert load_checkpoint(result.last)["provenance"]["labelled_images"] == (3 if mode == "supervised" else 4)
 
 
+@pytest.mark.parametrize(("white", "given", "expected"), [(0.5, -1.0, 0.5), (0.02, -1.0, None), (0.5, 0.02, 0.02)])
+def test_labelled_photos_say_what_photos_hold_at_least(
+    white: float, given: float, expected: float | None, tmp_path: Path
+) -> None:
+    """Or predictions would be held to the synthetic images' share, although real masks tell another one."""
+    photo, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    mask[:, : round(64 * white)] = 1
+    target = Dataset([photo, photo], [mask, None], SOURCE.classes)
+    result = run(tmp_path, tiny({"adaptation": {"foreground_share": given}}, mode="semi-supervised"), target=target)
+    masks = np.stack([np.asarray(SOURCE.mask(i)) for i in range(len(SOURCE))])
+    used = load_checkpoint(result.last)["provenance"]["config"]["adaptation"]["foreground_share"]
+    assert used == pytest.approx((masks == 1).mean() if expected is None else expected)
+
+
 def test_the_multi_resolution_network_with_everything_on(tmp_path: Path) -> None:
     config = tiny(
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from hrda_core.inference.image_bands import ProbabilityBand, averaged, probabili
 from hrda_core.inference.predictor import Predictor
 from hrda_core.inference.preprocessing import Preprocessing
 from hrda_core.inference.window_network import Network, Part
-from hrda_core.models.hrda import Box
+from hrda_core.inference.zoom_choice import WINDOWS, spread_over
+from hrda_core.models.hrda import Box, window_boxes
 from hrda_core.models.sureness import foreground_found, sureness
 
 
@@ -53,6 +55,23 @@ def test_each_photo_is_seen_at_the_size_that_suits_the_network() -> None:
     found = logits.softmax(dim=1)[:, 1] > 0.5
     for i, width in enumerate((4, 8, 16)):
         assert found[i, 32].sum().item() == pytest.approx(width, abs=2)  # at the photo's own size again
+
+
+@pytest.mark.parametrize("size", [(2448, 3264), (2560, 1920), (3024, 4032), (600, 6000), (6000, 600), (512, 9000)])
+def test_windows_that_are_looked_at_lie_all_over_a_large_photo(size: tuple[int, int]) -> None:
+    boxes = window_boxes(*size, (512, 512), 0.5)
+    some = spread_over(boxes)
+    assert 6 <= len(some) <= WINDOWS and some == sorted(some, key=boxes.index)
+    for first, last, side in (("top", "bottom", size[0]), ("left", "right", size[1])):
+        seen = sorted({(getattr(box, first), getattr(box, last)) for box in some})
+        gaps = [begin - end for (_, end), (begin, _) in pairwise([(0, 0), *seen, (side, side)])]
+        assert max(gaps) < side / 4
+
+
+def test_of_a_small_photo_every_window_is_looked_at() -> None:
+    for rows, columns in [(1, 1), (1, 9), (9, 1), (2, 4), (4, 2), (3, 3), (2, 3), (7, 1)]:
+        boxes = window_boxes(64 * rows, 64 * columns, (64, 64), 0.0)
+        assert len(boxes) == rows * columns and spread_over(boxes) == boxes
 
 
 def test_one_zoom_is_the_plain_answer() -> None:

@@ -1,7 +1,7 @@
 """Labelled images in the colours of photos: mean and spread of lightness and of both colour axes (Reinhard et al., 2001).
 
 Rendered images are often of middling contrast where photos have white skies and black shadows. To remove that difference takes no
-learning (measured on streets: docs/adaptation.md).
+learning (measured on streets: docs/defaults.md).
 """
 
 from __future__ import annotations

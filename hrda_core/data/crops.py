@@ -39,6 +39,12 @@ def scale_of(height: int, width: int, scale: float, fit_short: int, fit_long: in
     return min(fit_short / min(height, width), fit_long / max(height, width))
 
 
+def within_margins(height: int, width: int, margins: AdaptationConfig) -> tuple[slice, slice]:
+    """Rows and columns of a photo that has pseudo-labels: all but its margins, which are shares of its sides."""
+    rows = slice(round(margins.margin_top * height), height - round(margins.margin_bottom * height))
+    return rows, slice(round(margins.margin_left * width), width - round(margins.margin_right * width))
+
+
 def draw_region(rng: np.random.Generator, height: int, width: int, crop: tuple[int, int], scale: float) -> Region:
     """A region that, resized by `scale`, gives the crop; the whole side where the image is smaller."""
     h, w = min(math.ceil(crop[0] / scale), height), min(math.ceil(crop[1] / scale), width)
@@ -220,9 +226,8 @@ class TargetStream(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         )
 
     def _valid(self, height: int, width: int) -> Mask:
-        margins, valid = self.margins, np.zeros((height, width), dtype=np.uint8)
-        rows = slice(round(margins.margin_top * height), height - round(margins.margin_bottom * height))
-        valid[rows, round(margins.margin_left * width) : width - round(margins.margin_right * width)] = 1
+        valid = np.zeros((height, width), dtype=np.uint8)
+        valid[within_margins(height, width, self.margins)] = 1
         return valid
 
     def _shrinking(self, height: int, width: int) -> int:

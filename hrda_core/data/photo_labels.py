@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ def resized(seen: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     return result
 
 
+END = b"IEND\xaeB`\x82"  # of a PNG
+
+
 @dataclass(frozen=True)
 class PhotoLabels:
     """One PNG for each of the photos at `positions` of the target, in `folder`."""
@@ -50,7 +54,8 @@ class PhotoLabels:
         return self.folder / f"{position:06d}.png"
 
     def missing(self) -> list[int]:
-        return [position for position in self.positions if not self.path(position).is_file()]
+        """Of which there is no whole file: a machine that loses power may leave empty ones."""
+        return [position for position in self.positions if not ends_with(self.path(position), END)]
 
     def write(self, position: int, seen: NDArray[np.uint8]) -> None:
         """Whole or not at all, should the process be killed meanwhile."""
@@ -70,3 +75,11 @@ class PhotoLabels:
         if seen is None:
             raise ValueError(f"{path} is missing or damaged: resume the run, which makes it again")
         return np.asarray(seen, dtype=np.uint8)
+
+
+def ends_with(path: Path, end: bytes) -> bool:
+    if not path.is_file() or path.stat().st_size < len(end):
+        return False
+    with path.open("rb") as file:
+        file.seek(-len(end), os.SEEK_END)
+        return file.read() == end

@@ -63,12 +63,16 @@ def label_free_sums(
     indices: Sequence[int],
     has_background: bool,
     progress: Callable[[int, int], None] | None = None,
+    fit: Callable[[Image], Image] = lambda photo: photo,
 ) -> tuple[LabelFreeSums, LabelFreeSums]:
-    """What `label_free_scores` are made of, for processes that share the photos out."""
+    """What `label_free_scores` are made of, for processes that share the photos out.
+
+    fit: a photo at the size to which all are resized, where they are, since what is cut from it must not be.
+    """
     first = 1 if has_background else 0
     pair = (LabelFreeSums(), LabelFreeSums())
     for done, index in enumerate(indices, start=1):
-        photo = middle(photos.image(index), LONGEST, LONGEST)
+        photo = middle(fit(photos.image(index)), LONGEST, LONGEST)
         here = (network(photo), other(photo))
         for sums, predict, ours, theirs in zip(pair, (network, other), here, here[::-1], strict=True):
             mirrored = predict(np.ascontiguousarray(photo[:, ::-1]))[:, :, ::-1]

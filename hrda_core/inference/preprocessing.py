@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hrda_core.data.crops import scale_of
+from hrda_core.data.samples import Image
+from hrda_core.inference.resampling import resized_rows
 from hrda_core.inference.tiling import BLENDINGS, Tiling
 
 SMALLEST_WINDOW = 64
@@ -62,6 +64,17 @@ class Preprocessing:
         """(height, width) at which the network sees an image of height x width pixels."""
         scale = zoom * scale_of(height, width, self.scale, self.fit_short, self.fit_long)
         return (max(round(height * scale), 1), max(round(width * scale), 1))
+
+    def for_parts_of(self, height: int, width: int) -> Preprocessing:
+        """With this, a part that was cut from an image of height x width pixels is seen as large as in the whole image."""
+        return replace(self, scale=scale_of(height, width, self.scale, self.fit_short, self.fit_long), fit_short=0, fit_long=0)
+
+    def fitted(self, image: Image) -> Image:
+        """(H, W, 3) uint8 -> at the size to which all images are resized; as it is where they are not (fit_short=0)."""
+        if not self.fit_short:
+            return image
+        size = self.network_size(*image.shape[:2])
+        return resized_rows(image, size, 0, size[0])
 
     @staticmethod
     def from_plain(content: Mapping[str, Any]) -> Preprocessing:

@@ -2,7 +2,7 @@
 
 Photos of one project are taken from different distances, and annotators of a source draw cracks of a certain width; a network
 finds what is as large as in its source. Where it sees a photo at the size that suits it, its foreground is surest (measured on
-real cracks: docs/adaptation.md). Training (adaptation/zooms.py) and prediction (inference/zoom_choice.py) choose sizes by it.
+real cracks: docs/defaults.md). Training (adaptation/zooms.py) and prediction (inference/zoom_choice.py) choose sizes by it.
 """
 
 from __future__ import annotations

@@ -40,8 +40,7 @@ class RunData:
 
     def class_fractions(self) -> tuple[float, ...]:
         """Share of each class in the labelled pixels."""
-        totals = self.training.labelled.pixels[:, :-1].sum(axis=0)
-        return tuple((totals / max(int(totals.sum()), 1)).tolist())
+        return class_fractions(self.training.labelled.pixels)
 
     def foreground_share(self) -> float:
         """Share of all classes but the first in the labelled pixels."""
@@ -50,6 +49,12 @@ class RunData:
     def most_foreground(self) -> float:
         """Share of the foreground among the labelled pixels of the image that has most; 1 without a background."""
         return most_foreground(self.training.labelled.pixels) if self.has_background else 1.0
+
+
+def class_fractions(pixels: NDArray[np.int64]) -> tuple[float, ...]:
+    """(images, classes + 1) pixels of each class, ignored ones last -> share of each class."""
+    totals = pixels[:, :-1].sum(axis=0)
+    return tuple((totals / max(int(totals.sum()), 1)).tolist())
 
 
 def prepare(
@@ -90,9 +95,18 @@ def prepare(
         None if labelled_target is None else Labelled(labelled_target, pixels_of_target[0]),
     )
     data = RunData(config, training, photos, validation)
-    settled = config.resolve(len(data.classes), data.has_background, data.foreground_share())
+    settled = _expecting(config.resolve(len(data.classes), data.has_background, data.foreground_share()), config, training)
     training = replace(training, colours=_colours(settled, training.target, tell, stop, ranks))
     return RunData(settled, training, photos, validation)
+
+
+def _expecting(settled: TrainConfig, given: TrainConfig, training: TrainingData) -> TrainConfig:
+    """Of photos at least as much foreground as those of them hold that have labels."""
+    share = settled.adaptation.foreground_share
+    if training.labelled_target is None or share == given.adaptation.foreground_share:  # the user's own, or none
+        return settled
+    in_photos = sum(class_fractions(training.labelled_target.pixels)[1:])
+    return settled.updated({"adaptation": {"foreground_share": max(share, in_photos)}})
 
 
 def _colours(

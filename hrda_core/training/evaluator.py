@@ -70,10 +70,13 @@ class Evaluator:
             return {}
         indices = spread(len(self.photos), count)
         values: dict[str, float] = {}
+        fit = self.preprocessing.fitted
         plain = replace(self.preprocessing, zooms=(1.0,))  # what the scores were measured with
+        if plain.fit_short:
+            plain = replace(plain, scale=1.0, fit_short=0, fit_long=0)  # of what is fitted already
         with self._predicting("student", plain) as student, self._predicting("teacher", plain) as teacher:
             own = indices[self.ranks.rank :: self.ranks.size]
-            work = partial(label_free_sums, student, teacher, self.photos, own, self.has_background, self._watch)
+            work = partial(label_free_sums, student, teacher, self.photos, own, self.has_background, self._watch, fit)
             pairs = self.ranks.together(work)
         for name, (sums, *others) in zip(NETWORKS, zip(*pairs, strict=True), strict=True):
             for part in others:
@@ -130,7 +133,9 @@ class Evaluator:
         for name, fraction in zip(self.class_names[first:], scores.fractions[first:], strict=True):
             values[f"{prefix}/fraction/{name}"] = fraction
         foreground = sum(self.source_fractions[first:]) if self.has_background else None
-        values[f"{prefix}/score"] = selection_score(scores, foreground)
+        rule = self.learner.config.adaptation
+        expected = rule.foreground_share if rule.pseudo_labels == "prior-band" else None
+        values[f"{prefix}/score"] = selection_score(scores, foreground, expected)
         # far from 1: the network finds much more, or hardly any, of what the labelled images hold
         source = sum(self.source_fractions[first:])
         if self.has_background and source > 0:

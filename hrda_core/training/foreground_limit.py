@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from hrda_core.adaptation.step import Learner
+from hrda_core.config import AdaptationConfig
+from hrda_core.data.crops import within_margins
 from hrda_core.data.draws import generator
 from hrda_core.data.samples import Dataset, Image, spread
 from hrda_core.inference.predictor import image_probabilities
@@ -45,8 +47,8 @@ def excess(
         with predicting_windows(learner, name, device) as network:
             for position in chosen:
                 tell(done, total)
-                rng = generator(learner.config.seed, 0, "limit", position)
-                logits.append(logits_of_part(network, photos.image(position), preprocessing, rng)[0].ravel())
+                rng, rule = generator(learner.config.seed, 0, "limit", position), learner.config.adaptation
+                logits.append(logits_of_part(network, photos.image(position), preprocessing, rng, rule)[0].ravel())
                 done += 1
         found[name] = above_share(np.concatenate(logits), share)
     tell(total, total)
@@ -54,13 +56,22 @@ def excess(
 
 
 def logits_of_part(
-    network: WindowNetwork, image: Image, preprocessing: Preprocessing, rng: np.random.Generator
+    network: WindowNetwork,
+    image: Image,
+    preprocessing: Preprocessing,
+    rng: np.random.Generator,
+    margins: AdaptationConfig | None = None,
 ) -> tuple[NDArray[np.float32], tuple[slice, slice]]:
-    """`foreground_logits` of at most WINDOWS windows each way, anywhere in the image, and which of its pixels they are of."""
-    settings = replace(preprocessing, zooms=(1.0,), overlap=0.0)
-    longest = [round(WINDOWS * side / preprocessing.scale) for side in preprocessing.window]
-    height, width = (min(side, most) for side, most in zip(image.shape[:2], longest, strict=True))
-    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(image.shape[:2], (height, width), strict=True))
+    """`foreground_logits` of at most WINDOWS windows each way, anywhere in the image, and which of its pixels they are of.
+
+    margins: of photos, which learn nothing there.
+    """
+    whole = image.shape[:2]
+    settings = replace(preprocessing.for_parts_of(whole[0], whole[1]), zooms=(1.0,), overlap=0.0)
+    longest = [round(WINDOWS * side / settings.scale) for side in settings.window]
+    rows, columns = (slice(0, whole[0]), slice(0, whole[1])) if margins is None else within_margins(whole[0], whole[1], margins)
+    height, width = min(rows.stop - rows.start, longest[0]), min(columns.stop - columns.start, longest[1])
+    top, left = int(rng.integers(rows.start, rows.stop - height + 1)), int(rng.integers(columns.start, columns.stop - width + 1))
     part = np.ascontiguousarray(image[top : top + height, left : left + width])
     seen = slice(top, top + height, EVERY), slice(left, left + width, EVERY)
     return foreground_logits(image_probabilities(network, part, settings)), seen

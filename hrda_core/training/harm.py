@@ -18,15 +18,16 @@ def no_gain_notice(best_iteration: int, began: int, evaluated: int) -> str | Non
     )
 
 
-def no_foreground_notice(averages: Mapping[str, float], source_foreground: float) -> str | None:
+def no_foreground_notice(averages: Mapping[str, float], source_foreground: float, expected: float | None = None) -> str | None:
     """Where the teacher finds next to nothing: learning from such pseudo-labels unlearns what there was.
 
     Args:
         averages: of the logged scalars since the last line of the log.
         source_foreground: share of the foreground in the labelled images.
+        expected: share of it that is expected of photos, where the run has one: pseudo-labels hold no more.
     """
     share = averages.get("pseudo/foreground")
-    if share is None or share >= LEAST * source_foreground:
+    if share is None or share >= LEAST * (source_foreground if expected is None else min(source_foreground, expected)):
         return None
     return (
         f"the pseudo-labels hold {100 * share:.3f} % foreground, the labelled images {100 * source_foreground:.1f} %: adapting "

@@ -1,7 +1,7 @@
 """The size at which photos should be seen: where the network is surest of what it finds in them.
 
 A network finds structures of the widths that it has learned. Where those in the photos are thinner, it finds them surely only in
-photos that are enlarged. What models/sureness.py tells of one photo is a guess; the mean over many is not (docs/adaptation.md).
+photos that are enlarged. What models/sureness.py tells of one photo is a guess; the mean over many is not (docs/defaults.md).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def sureness_at(
 ) -> Sureness:
     """0 to 1, for each of some photos: how sure the network is of what it finds in the photo's middle, seen at `scale`.
 
-    Windows do not overlap: that takes 0.4 to 0.7 of the time and tells the same (docs/adaptation.md).
+    Windows do not overlap: that takes 0.4 to 0.7 of the time and tells the same (docs/defaults.md).
     """
     settings = replace(preprocessing, scale=scale, zooms=(1.0,), overlap=0.0)
     longest = [round(WINDOWS * side / preprocessing.scale) for side in preprocessing.window]

@@ -29,6 +29,7 @@ from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.events import Labelling, Listener
 from hrda_core.training.predicting import predicting_windows
 from hrda_core.training.stopping import Stopped, StopRequest
+from hrda_core.whole_file import write_whole
 
 
 class Stretch(NamedTuple):
@@ -63,6 +64,9 @@ def rates_of(stretch: Stretch, optimisation: OptimisationConfig) -> Optimisation
     return replace(optimisation, iterations=length, warmup_iterations=warmup)
 
 
+PHOTOS = "photos.txt"  # names of all photos of the target, in order: labels are kept by position
+
+
 @dataclass
 class PhotoLabeller:
     """Has the teacher label photos into `folder`, where the latest round's labels stay until the next one's.
@@ -94,10 +98,14 @@ class PhotoLabeller:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _prepare(self, folder: Path, keep: bool) -> None:
+        names = "\n".join(self.photos.name(i) for i in range(len(self.photos))).encode(errors="surrogateescape")
+        listed = self.folder / PHOTOS
+        same = listed.is_file() and listed.read_bytes() == names  # or other photos lie at the positions now
         for other in self.folder.glob("round_*"):
-            if other != folder or not keep:
+            if other != folder or not (keep and same):
                 shutil.rmtree(other)
         folder.mkdir(parents=True, exist_ok=True)
+        write_whole(listed, names)
 
     def _chosen(self, number: int) -> list[int]:
         """Positions of the photos of a round."""

@@ -52,7 +52,7 @@ class Run(RunState):
             with held_memory(self.device.type):
                 stopped = self._iterate_all()
         except Stopped:
-            stopped = "stop requested"
+            stopped = self._reason_to_stop() or "stop requested"
         finally:
             tensorboard.close()
         if stopped:
@@ -68,13 +68,15 @@ class Run(RunState):
         """Why the run stopped early, or ""."""
         if self.iteration == self.keep_state_at == 0 and not self.here.warmup.is_file():
             self._save(self.here.warmup, {}, best=False, resume=True)
-        self._hold_to_share_if_due()  # what a stop cut off
-        self._evaluate_if_due()
+        self._finish_what_a_stop_cut_off()
         restored = self.iteration > 0
         for stretch in stretches(self.config):
             if self.iteration >= stretch.end:
                 continue
             self.stretch = stretch
+            stopped = self._reason_to_stop()
+            if stopped:
+                return stopped
             labels = self._labels_of_photos(stretch, restored)
             begin, restored = self.iteration, False
             data = (self.data.training, self.config, self.preprocessing, self.device, begin, self.ranks, stretch.end, labels)
@@ -87,6 +89,13 @@ class Run(RunState):
         if self.labeller is not None:
             self.labeller.forget()
         return ""
+
+    def _finish_what_a_stop_cut_off(self) -> None:
+        before = self.held, self.evaluated
+        self._hold_to_share_if_due()
+        self._evaluate_if_due()
+        if (self.held, self.evaluated) != before:
+            self._save_last()
 
     def _after_iteration(self, rate: float) -> None:
         """Logs, evaluates and saves where that is due. rate: the learning rate of the iteration."""
@@ -126,12 +135,12 @@ class Run(RunState):
         """From now on photos are seen at the size at which the teacher is surest of what it finds."""
         candidates, photos = self.config.adaptation.photo_scales, self.data.training.target
         factor, text = 1.0, None
-        if len(candidates) > 1 and photos is not None:
+        if set(candidates) - {1.0} and photos is not None:  # 1 is always one of them
 
             def tell(done: int, total: int) -> None:
                 self.tell(Sizing(self.iteration, done=done, total=total))
 
-            work = partial(scale_for, self.learner, photos, self.preprocessing, self.device, self.stop, tell)
+            work = partial(scale_for, self.learner, photos, self.preprocessing, self.device, self._must_end, tell)
             factor, text = self.ranks.from_first(work)
         self._see_photos_at(factor)
         self._warn("photo scale", text)
@@ -144,7 +153,7 @@ class Run(RunState):
             labelled = self.data.training.labelled.dataset
             data = (self.learner, labelled, photos, self.preprocessing, self.device, self._tell_counting)
             share = self.ranks.from_first(partial(photo_share.share_of_photos, *data))
-        self._warn("photo share", photo_share.notice(share, rule.foreground_share))
+            self._warn("photo share", photo_share.notice(share, rule))
         self._expect(share)
 
     def _tell_counting(self, done: int, total: int) -> None:
@@ -218,7 +227,9 @@ class Run(RunState):
     def _log(self, rate: float) -> None:
         self._check()
         if self.data.has_background:
-            self._warn("no foreground", no_foreground_notice(self._averages(), self.data.foreground_share()))
+            rule = self.config.adaptation
+            expected = rule.foreground_share if rule.pseudo_labels == "prior-band" else None
+            self._warn("no foreground", no_foreground_notice(self._averages(), self.data.foreground_share(), expected))
         self.tell(Metrics(self.iteration, {**self._averages(), "learning_rate": rate}))
         self.sums = {}
 

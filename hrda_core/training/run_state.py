@@ -62,7 +62,7 @@ class RunState:
         self.photo_share: float | None = None  # the expected share of foreground, once photos were looked at for it
         self.labeller = None
         if self.config.adaptation.rounds and data.training.target is not None:
-            labelled = (self.learner, self.preprocessing, data.training.target, here.photo_labels, stop, ranks)
+            labelled = (self.learner, self.preprocessing, data.training.target, here.photo_labels, self._must_end, ranks)
             self.labeller = PhotoLabeller(*labelled)
         self.tell = tell
         self.iteration = 0
@@ -75,6 +75,10 @@ class RunState:
         self.sums: dict[str, Tensor] = {}  # of each logged scalar since the last line of the log: (total, count)
         self.early_stop = EarlyStop(self.config.schedule.early_stop)
         self.budget = TimeBudget(self.config.schedule.time_budget)
+
+    def _must_end(self) -> bool:
+        """Asked where a run may be busy for many minutes between two iterations."""
+        return self.stop() or self.budget.is_spent()
 
     def _see_photos_at(self, factor: float) -> None:
         """factor: on the configured scale.
