@@ -18,6 +18,7 @@ import requests
 from tests.local_platform import LocalPlatform
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 400.0  # seconds until something must have happened: machines that test are busy, and no test times anything
 
 
 def entrypoint(app: str, port: int) -> list[str]:
@@ -52,7 +53,7 @@ class AppProcess:
                 entrypoint(self.app, self.port), cwd=ROOT, env=variables, stdout=log, stderr=subprocess.STDOUT
             )
         try:
-            self.wait(self._answers, 90, "the app does not answer")
+            self.wait(self._answers, PATIENCE, "the app does not answer")
         except BaseException:
             self.kill()
             raise
@@ -78,7 +79,7 @@ class AppProcess:
             self.process.send_signal(number)
             self.process.wait(60)
 
-    def wait_for_end(self, seconds: float = 240) -> None:
+    def wait_for_end(self, seconds: float = PATIENCE) -> None:
         self.wait(lambda: not self.alive(), seconds, "the app did not end")
 
     def wait(self, condition: Any, seconds: float, problem: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import requests
 import supervisely as sly
 import torch
-from app_process import ROOT, AppProcess
+from app_process import PATIENCE, ROOT, AppProcess
 
 from hrda_core import ClassInfo, Predictor, build_model
 from hrda_core.inference.preprocessing import Preprocessing
@@ -213,7 +213,7 @@ def plain_environment(folder: Path, **variables: str) -> dict[str, str]:
     return {**kept, **own, "PYTHONUNBUFFERED": "1", **variables}
 
 
-def wait_until(condition: Any, process: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> None:
+def wait_until(condition: Any, process: subprocess.Popen[bytes], log: Path, seconds: float = PATIENCE) -> None:
     until = time.monotonic() + seconds
     while not condition():
         said = log.read_text(errors="replace")[-4000:]

@@ -14,6 +14,7 @@ import pytest
 import requests
 import supervisely as sly
 import torch
+from app_process import PATIENCE
 from image_kinds import bad_files, good_files
 from serve_scene import CLASSES, NAMES, Picture, Scene, ServeProcess, as_map, expected, make_checkpoint
 from supervisely.nn.model.model_api import ModelAPI
@@ -493,7 +494,7 @@ def test_killed_while_it_predicts_a_project_nothing_is_missing_or_twice(model: M
         time.sleep(0.01)
     scene.processes[0].kill()
     with ServeProcess(scene.platform, model.task_id) as app:
-        app.wait(lambda: requests.get(f"{app.url}/ready", timeout=5).ok, 60, "it is not deployed again")
+        app.wait(lambda: requests.get(f"{app.url}/ready", timeout=5).ok, PATIENCE, "it is not deployed again")
         model.predict(project_id=scene.project, upload_mode="append", batch_size=1, overlap=0.9)
     for image, labels in zip(scene.images, wanted, strict=True):
         np.testing.assert_array_equal(as_map(scene.annotation(image)), labels)

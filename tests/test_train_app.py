@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from app_process import AppProcess
+from app_process import PATIENCE, AppProcess
 from train_app_scene import CLASSES, Experiment, Scene, iterations, refusal, start, train
 
 from hrda_core import Predictor, TrainConfig
@@ -234,7 +234,7 @@ def test_a_platform_that_fails_now_and_then_loses_nothing(platform: LocalPlatfor
         platform.faults.add("images.bulk.download", **fault)
     with start(platform, scene) as app:
         assert train(app, state, wait=False).ok
-        app.wait(lambda: iterations(app) >= 1, 120, "training did not begin")
+        app.wait(lambda: iterations(app) >= 1, PATIENCE, "training did not begin")
         platform.away(20)
         app.wait_for_end()
     experiment = Experiment(scene, app.task_id)
@@ -249,7 +249,7 @@ def test_an_app_killed_in_the_middle_of_training_goes_on_when_it_is_relaunched(
     schedule = {"checkpoint_every": 5, "validate_every": 20, "preview_every": 40}
     with start(platform, scene) as app:
         assert train(app, scene.state(40, schedule=schedule), wait=False).ok
-        app.wait(lambda: iterations(app) >= 12, 120, "training did not begin")
+        app.wait(lambda: iterations(app) >= 12, PATIENCE, "training did not begin")
         app.kill()
     assert "experiment_info.json" not in Experiment(scene, app.task_id).files
     assert "checkpoints/last.pth" in Experiment(scene, app.task_id).files  # uploaded as they appear
@@ -287,14 +287,14 @@ def test_a_disk_that_fills_up_is_told_and_start_goes_on_once_there_is_room(
     with small_disk(app.data, megabytes=560), app:
         filler = app.data / "filler"
         assert train(app, state, wait=False).ok
-        app.wait(lambda: iterations(app) >= 7, 120, "training did not begin")
+        app.wait(lambda: iterations(app) >= 7, PATIENCE, "training did not begin")
         fill(filler)
-        app.wait(lambda: "Start with the same settings" in app.log(), 120, "the full disk is not told")
+        app.wait(lambda: "Start with the same settings" in app.log(), PATIENCE, "the full disk is not told")
         said = app.status()
         assert said.startswith("The disk of run directory") and "is full: free some space" in said
         assert "Nothing before that is lost: checkpoints until iteration" in said and "completed" not in said
         filler.unlink()
-        app.wait(lambda: train(app, state).ok, 120, "it does not go on")  # refused until the failed one has ended
+        app.wait(lambda: train(app, state).ok, PATIENCE, "it does not go on")  # refused until the failed one has ended
         app.wait_for_end()
     lines = Experiment(scene, app.task_id).fetch("metrics.jsonl", tmp_path).read_text().splitlines()
     logged = [entry["iteration"] for entry in map(json.loads, lines) if "loss/source" in entry]
@@ -320,7 +320,7 @@ def fill(path: Path) -> None:
 def test_stop_saves_and_uploads(platform: LocalPlatform, scene: Scene, tmp_path: Path) -> None:
     with start(platform, scene) as app:
         assert train(app, scene.state(5000), wait=False).ok
-        app.wait(lambda: iterations(app) >= 7, 120, "training did not begin")
+        app.wait(lambda: iterations(app) >= 7, PATIENCE, "training did not begin")
         assert app.post("stop_training").ok
         app.wait_for_end()
     experiment = Experiment(scene, app.task_id)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import supervisely as sly
 import torch
+from app_process import PATIENCE
 from train_app_scene import CLASSES, META, Experiment, Scene, iterations, refusal, start, train
 
 from hrda_core import TrainConfig
@@ -80,7 +81,7 @@ def test_a_second_request_changes_nothing_of_the_training_that_runs(
     """And pressing Stop twice saves as pressing it once does."""
     with start(platform, scene) as app:
         assert train(app, {**scene.state(4000), "experiment_name": "first"}, wait=False).ok
-        app.wait(lambda: iterations(app) >= 5, 120, "training did not begin")
+        app.wait(lambda: iterations(app) >= 5, PATIENCE, "training did not begin")
         for wait in (True, False):
             answer = train(app, {**scene.state(7), "classes": ["crack"], "experiment_name": "second"}, wait)
             assert answer.status_code == 400
@@ -102,7 +103,7 @@ def test_stopped_in_the_baseline_it_is_the_result_and_other_settings_begin_anew(
     state["options"]["baseline"] = True
     with start(platform, scene) as app:
         assert train(app, state, wait=False).ok
-        app.wait(lambda: iterations(app) >= 5, 120, "training did not begin")
+        app.wait(lambda: iterations(app) >= 5, PATIENCE, "training did not begin")
         assert app.post("stop_training").ok
         app.wait_for_end()
     experiment = Experiment(scene, app.task_id)
@@ -137,9 +138,9 @@ def test_a_class_that_is_renamed_while_the_app_is_away(platform: LocalPlatform, 
 def test_a_stop_is_remembered_by_a_relaunched_task(platform: LocalPlatform, scene: Scene, tmp_path: Path) -> None:
     with start(platform, scene) as app:
         assert train(app, scene.state(4000), wait=False).ok
-        app.wait(lambda: iterations(app) >= 5, 120, "training did not begin")
+        app.wait(lambda: iterations(app) >= 5, PATIENCE, "training did not begin")
         app.post("stop_training")
-        app.wait(lambda: "Finalizing training" in app.log(), 120, "no end")
+        app.wait(lambda: "Finalizing training" in app.log(), PATIENCE, "no end")
         app.kill()
     with start(platform, scene, app.task_id) as app:
         app.wait_for_end()

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator
 
 # Vue's warnings about the SDK's own HTML and scripts: a text where its button declares a function, `.native` on a <div>.
 OF_THE_SDK = ("checkExistingTaskCb", "The .native modifier")
-TIMEOUT = 60_000.0  # ms; machines that test are busy
+TIMEOUT = 200_000.0  # ms; machines that test are busy
 
 
 @contextmanager
