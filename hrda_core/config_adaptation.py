@@ -69,6 +69,11 @@ class AdaptationConfig:
     mask_block: int = 64  # side of the masked blocks in pixels
     mask_ratio: float = 0.7  # share of the blocks that is hidden
 
+    @property
+    def expected_share(self) -> float | None:
+        """Of foreground in the photos, once "auto" is settled; None for pseudo-labels that expect none."""
+        return self.foreground_share if self.pseudo_labels == "prior-band" else None
+
     def __post_init__(self) -> None:
         check(
             self.source_warmup >= AUTO,

@@ -133,9 +133,7 @@ class Evaluator:
         for name, fraction in zip(self.class_names[first:], scores.fractions[first:], strict=True):
             values[f"{prefix}/fraction/{name}"] = fraction
         foreground = sum(self.source_fractions[first:]) if self.has_background else None
-        rule = self.learner.config.adaptation
-        expected = rule.foreground_share if rule.pseudo_labels == "prior-band" else None
-        values[f"{prefix}/score"] = selection_score(scores, foreground, expected)
+        values[f"{prefix}/score"] = selection_score(scores, foreground, self.learner.config.adaptation.expected_share)
         # far from 1: the network finds much more, or hardly any, of what the labelled images hold
         source = sum(self.source_fractions[first:])
         if self.has_background and source > 0:

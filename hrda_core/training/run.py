@@ -227,9 +227,8 @@ class Run(RunState):
     def _log(self, rate: float) -> None:
         self._check()
         if self.data.has_background:
-            rule = self.config.adaptation
-            expected = rule.foreground_share if rule.pseudo_labels == "prior-band" else None
-            self._warn("no foreground", no_foreground_notice(self._averages(), self.data.foreground_share(), expected))
+            shares = self.data.foreground_share(), self.config.adaptation.expected_share
+            self._warn("no foreground", no_foreground_notice(self._averages(), *shares))
         self.tell(Metrics(self.iteration, {**self._averages(), "learning_rate": rate}))
         self.sums = {}
 
