@@ -65,6 +65,9 @@ class AdaptationConfig:
     feature_distance_weight: float = 0.005  # pull towards the ImageNet features; needs pretrained weights; 0 = off
     feature_distance_min_ratio: float = 0.75  # share of a feature cell that one class must cover
     feature_distance_classes: tuple[str, ...] = ()  # by name; empty = every class but background
+    # of the losses on labelled images once the run adapts; where it is 0, in rounds and without mixing, crops of photos take
+    # their place; -1 = auto (rounds on one class after a warm-up, no labelled photos: 0, else 1)
+    source_weight: float = -1.0
     mask_weight: float = -1.0  # masked image consistency (MIC); 0 = off; -1 = auto (thin: 0, else 1)
     mask_block: int = 64  # side of the masked blocks in pixels
     mask_ratio: float = 0.7  # share of the blocks that is hidden
@@ -73,6 +76,11 @@ class AdaptationConfig:
     def expected_share(self) -> float | None:
         """Of foreground in the photos, once "auto" is settled; None for pseudo-labels that expect none."""
         return self.foreground_share if self.pseudo_labels == "prior-band" else None
+
+    @property
+    def photos_alone(self) -> bool:
+        """Once "auto" is settled: rounds learn nothing from labelled images, and from twice as many crops of photos instead."""
+        return self.rounds > 0 and self.source_weight == 0 and self.mixing == "none"
 
     def __post_init__(self) -> None:
         check(
@@ -84,7 +92,7 @@ class AdaptationConfig:
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
         check(self.rounds >= AUTO, "adaptation.rounds", self.rounds, "use a number of rounds, 0 for none, or -1 for auto")
         fix = "use 0 or more, or -1 for auto"
-        for name in ("dice_weight", "class_balance", "mask_weight"):
+        for name in ("dice_weight", "class_balance", "mask_weight", "source_weight"):
             value = getattr(self, name)
             check(value >= 0 or value == AUTO, f"adaptation.{name}", value, fix)
         check(self.edge_width >= AUTO, "adaptation.edge_width", self.edge_width, "use pixels, 0 for none, or -1 for auto")

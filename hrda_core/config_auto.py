@@ -96,6 +96,7 @@ def _with_rounds(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
     suited = facts.thin and given.pseudo_labels != "confident-fraction" and given.teacher_norm == "running"
     rounds = _or(given.rounds, AUTO, ROUNDS if suited and facts.iterations >= SETTLED else 0) if facts.adapting else 0
     one_class = rounds > 0 and facts.one_class
+    alone = one_class and facts.mode == "adapt" and given.mixing == "none" and given.source_warmup > 0
     searching = one_class and facts.foreground_share < LITTLE and not facts.fitted and facts.mode == "adapt"
     return replace(
         given,
@@ -103,6 +104,7 @@ def _with_rounds(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
         photo_scales=given.photo_scales or (PHOTO_SCALES if searching else (1.0,)),
         teacher_zooms=given.teacher_zooms or (SEVERAL_ZOOMS if one_class else (1.0,)),
         dice_weight=_or(given.dice_weight, AUTO, float(facts.thin and rounds > 0)),
+        source_weight=_or(given.source_weight, AUTO, 0.0 if alone else 1.0),
         foreground_at_least=_or(given.foreground_at_least, AUTO, LOWEST_IN_ROUNDS if one_class else LOWEST),
         edge_width=_or(given.edge_width, AUTO, EDGE_WIDTH if one_class else 0),
     )

@@ -40,6 +40,7 @@ _PUBLISHED_HRDA = TrainConfig(
         foreground_at_least=0.3,
         least_share=1.0,
         edge_width=0,
+        source_weight=1.0,
         class_balance=0.0,
         mixing="class-mix",
         feature_distance_classes=_CITYSCAPES_THINGS,

@@ -190,6 +190,17 @@ def test_two_processes_share_the_photos_of_a_round(config: TrainConfig, tmp_path
     assert max(log(tmp_path / "run")["loss/mixed"]) > 0
 
 
+def test_two_processes_share_the_crops_of_photos_alone(config: TrainConfig, tmp_path: Path) -> None:
+    """Twice a batch of them, which pass in two parts: in each part a process has its share, augmentation included."""
+    rules = ["rounds=1", "source_warmup=2", "pseudo_labels=prior-band", "foreground_share=0.3", "dice_weight=1.0"]
+    rules += ["mixing=none", "mask_weight=0.5", "source_weight=0"]
+    config = config.changed([f"adaptation.{rule}" for rule in rules])
+    run(tmp_path / "alone", config)
+    on_ranks(2, tmp_path / "ranks", run, tmp_path / "run", config)
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+    assert max(log(tmp_path / "run")["loss/mixed"]) > 0
+
+
 def test_a_batch_that_cannot_be_shared_out(config: TrainConfig, tmp_path: Path) -> None:
     said = on_ranks(2, tmp_path / "ranks", failing_run, tmp_path / "run", config.changed(["optimisation.batch_size=3"]))
     assert sum(heard is not None and heard[0] == "ValueError" for heard in said) == 1
@@ -260,8 +271,7 @@ def test_layers_and_dice_of_a_shared_batch(tmp_path: Path) -> None:
 def figures_on_a_rank(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     with joined(TrainConfig(device="cpu"), print) as ranks:
         own = ranks.share(2)
-        rows = slice(own.start, own.stop)
-        return confident_fraction(logits[rows], 0.6, ranks.batch).weight, ranks.batch.present(label[rows])
+        return confident_fraction(logits[own], 0.6, ranks.batch).weight, ranks.batch.present(label[own])
 
 
 def test_pseudo_weight_and_classes_are_those_of_the_whole_batch(tmp_path: Path) -> None:
@@ -276,7 +286,7 @@ def test_pseudo_weight_and_classes_are_those_of_the_whole_batch(tmp_path: Path) 
 
 def test_draws_go_by_the_position_in_the_whole_batch() -> None:
     whole = StepDraws(5, 7, AdaptationConfig(jitter_probability=1.0, blur_probability=1.0))
-    part = replace(whole, first_sample=2)
+    part = replace(whole, samples=[2, 3, 4])
     present = torch.arange(9)
     for sample in range(3):
         assert torch.equal(part.mixed_classes(present, sample), whole.mixed_classes(present, sample + 2))

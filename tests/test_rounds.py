@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hrda_core import TrainConfig, train
 from hrda_core.adaptation.pseudo_labels import log_probabilities
+from hrda_core.adaptation.step import Draws, Learner, SourceBatch, TargetBatch, step
 from hrda_core.adaptation.teacher import Teacher
 from hrda_core.config import AdaptationConfig
 from hrda_core.config_auto import PHOTO_SCALES, SEVERAL_ZOOMS
@@ -33,6 +34,7 @@ from hrda_core.models.hrda import Box
 from hrda_core.models.sureness import FEW
 from hrda_core.training import photo_scale
 from hrda_core.training import rounds as rounds_module
+from hrda_core.training import run as run_module
 from hrda_core.training.events import Counting, Event, Finished, Labelling, Notice, Progress, Sizing, Stage
 from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.photo_scale import WORTH_IT, sureness_at, surest_factor
@@ -177,6 +179,8 @@ def test_what_auto_means() -> None:
     lowest = [settled.foreground_at_least for settled in (thin, several, streets, short)]
     assert lowest == [0.5, 0.3, 0.3, 0.3]  # at the size that suits a photo, argmax finds what is there
     assert [settled.edge_width for settled in (thin, several, streets, short)] == [8, 0, 0, 0]
+    assert [settled.source_weight for settled in (thin, several, streets, short)] == [0, 1, 1, 1]
+    assert thin.photos_alone and not several.photos_alone
     own_statistics = TrainConfig().changed(["adaptation.teacher_norm=batch"])
     assert own_statistics.resolve(2, True, 0.03).adaptation.rounds == 0
     with pytest.raises(ValueError, match=r"adaptation\.rounds=2: .*use adaptation\.teacher_norm=running, or no rounds"):
@@ -193,6 +197,30 @@ def test_the_teacher_labels_whole_photos_and_is_not_asked_about_crops(tmp_path: 
     assert told == [(begin, done, 3) for begin in (2, 4) for done in range(4)]
     assert [event.iteration for event in heard if isinstance(event, Progress)] == [1, 2, 3, 4, 5, 6]
     assert not (tmp_path / "photo_labels").exists()  # they were of use to this run only
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(-1.0, (None, 4)), (1.0, (2, 2)), (0.25, (2, 2))])
+def test_rounds_learn_from_photos_alone(
+    weight: float, expected: tuple[int | None, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops of photos take the place of those of labelled images, unless those keep a weight. The warm-up is as ever."""
+    given: list[tuple[int | None, int]] = []
+
+    def watched(learner: Learner, iteration: int, source: SourceBatch | None, target: TargetBatch, draws: Draws) -> Any:
+        given.append((None if source is None else len(source.image), len(target.image)))
+        return step(learner, iteration, source, target, draws)
+
+    monkeypatch.setattr(run_module, "step", watched)
+    run(tmp_path, rounds(2, source_weight=weight))
+    assert given == 2 * [(2, 2)] + 4 * [expected]
+    *_, last = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "loss/mixed" in line)
+    assert ("loss/source" in last) == (weight != -1)
+
+
+def test_labelled_photos_are_learned_from_in_rounds_too() -> None:
+    semi = rounds(2).updated({"mode": "semi-supervised"}).resolve(2, True, 0.03).adaptation
+    never_warm = rounds(2, source_warmup=0).resolve(2, True, 0.03).adaptation
+    assert (semi.source_weight, never_warm.source_weight) == (1, 1)  # nor may labelled images be left out altogether
 
 
 def test_the_terminal_has_a_bar_of_photos_between_those_of_iterations(capsys: pytest.CaptureFixture[str]) -> None:
@@ -456,7 +484,7 @@ def test_a_run_goes_on_at_the_size_that_it_found(tmp_path: Path, monkeypatch: py
     config, heard = rounds(1, photo_scales=list(PHOTO_SCALES)), list[Event]()
     run(tmp_path / "whole", config)
     assert asked == list(PHOTO_SCALES)
-    assert scales == [1.0] * 4 + [2.0] * 8  # a warm-up of two iterations, and four more
+    assert scales == [1.0] * 4 + [2.0] * 16  # a warm-up of two iterations, and four more with twice as many photos
 
     def stop() -> bool:
         return bool(heard) and heard[-1].iteration == 4

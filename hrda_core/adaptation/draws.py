@@ -5,6 +5,7 @@ Tests replace this class by scripted values, which makes the step deterministic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class StepDraws:
     config: AdaptationConfig
     detail_crop: str = "half"
     box_step: int = BOX_STEP
-    first_sample: int = 0  # position, in the whole batch, of the first sample that this process holds
+    samples: Sequence[int] = ()  # positions in the whole batch of those that this process holds; empty: it holds all
 
     def detail_box(self, stream: str, height: int, width: int) -> Box:
         """Half of each side, anywhere on the grid of `box_step`; one box for the batch (HRDA, section 3.2)."""
@@ -40,10 +41,10 @@ class StepDraws:
         return Box(top, top + height // 2, left, left + width // 2)
 
     def mixed_classes(self, present: Tensor, sample: int) -> Tensor:
-        return choose_classes(present, generator(self.seed, self.iteration, "class-mix", self.first_sample + sample))
+        return choose_classes(present, generator(self.seed, self.iteration, "class-mix", self._position(sample)))
 
     def pastes(self, sample: int) -> bool:
-        rng = generator(self.seed, self.iteration, "paste", self.first_sample + sample)
+        rng = generator(self.seed, self.iteration, "paste", self._position(sample))
         return bool(rng.random() < self.config.foreground_paste_share)
 
     def jitter(self, stream: str, sample: int) -> ColourJitter | None:
@@ -51,22 +52,25 @@ class StepDraws:
         rng = generator(self.seed, self.iteration, f"{stream}-jitter")
         if rng.random() >= self.config.jitter_probability:
             return None
-        rng = generator(self.seed, self.iteration, f"{stream}-jitter", self.first_sample + sample + 1)
+        rng = generator(self.seed, self.iteration, f"{stream}-jitter", self._position(sample) + 1)
         return draw_jitter(rng, self.config.jitter_strength)
 
     def blur_sigma(self, stream: str, sample: int) -> float | None:
         rng = generator(self.seed, self.iteration, f"{stream}-blur")
         if rng.random() >= self.config.blur_probability:
             return None
-        rng = generator(self.seed, self.iteration, f"{stream}-blur", self.first_sample + sample + 1)
+        rng = generator(self.seed, self.iteration, f"{stream}-blur", self._position(sample) + 1)
         return float(rng.uniform(self.config.blur_sigma_min, self.config.blur_sigma_max))
 
     def mask_noise(self, samples: int, height: int, width: int) -> Tensor:
         """(N, 1, rows, columns) uniform noise, one value per block."""
         rows, columns = noise_shape(height, width, self.config.mask_block)
-        positions = range(self.first_sample, self.first_sample + samples)
-        noise = [generator(self.seed, self.iteration, "mask", i).random((1, rows, columns)) for i in positions]
+        seeds = [generator(self.seed, self.iteration, "mask", self._position(sample)) for sample in range(samples)]
+        noise = [rng.random((1, rows, columns)) for rng in seeds]
         return torch.from_numpy(np.stack(noise).astype(np.float32))
+
+    def _position(self, sample: int) -> int:
+        return self.samples[sample] if self.samples else sample
 
 
 def _start(rng: np.random.Generator, length: int, crop: int, step: int) -> int:

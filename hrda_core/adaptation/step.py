@@ -35,6 +35,8 @@ from hrda_core.data.photometric import ColourJitter, gaussian_blur, jitter
 from hrda_core.models.hrda import HRDA, Box, HRDAOutput
 from hrda_core.models.passes import autocast
 
+PHOTOS_ALONE = 2  # times as many photos where there are no labelled images: an iteration has as many crops as ever
+
 
 class SourceBatch(NamedTuple):
     """image: normalised (N, 3, H, W). label: (N, H, W) int64, 255 = ignore (padding too)."""
@@ -85,10 +87,13 @@ class Learner:
         self.shares = ClassShares(self.student.num_classes)
 
 
-def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBatch | None, draws: Draws) -> dict[str, Tensor]:
+def step(
+    learner: Learner, iteration: int, source: SourceBatch | None, target: TargetBatch | None, draws: Draws
+) -> dict[str, Tensor]:
     """Accumulates the gradients of one iteration and returns detached scalars to log.
 
     `target` is None where there is nothing to adapt to: source-only and supervised training, and the warm-up on source.
+    `source` is None where photos alone are learned from, of which there are twice as many then.
     """
     adaptation = learner.config.adaptation
     adapting = target is not None and iteration >= adaptation.source_warmup
@@ -98,8 +103,10 @@ def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBa
     averaging_since = adaptation.source_warmup if crop_by_crop else 0
     learner.teacher.update(learner.student, max(iteration - averaging_since, 0))
 
-    distance = learner.feature_distance if adapting else None
-    log = _learn(learner, source.image, source.label, None, "source", draws, distance=distance)
+    log: dict[str, Tensor] = {}
+    weight, distance = (adaptation.source_weight, learner.feature_distance) if adapting else (1.0, None)
+    if source is not None and weight > 0:
+        log = _learn(learner, source.image, source.label, None, "source", draws, weight, distance)
 
     if target is not None and adapting:
         pseudo = _pseudo_label(learner, target)
@@ -108,13 +115,15 @@ def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBa
 
         mixed = _mix(learner, source, target, pseudo, draws)
         augmented = _strong_augmentation(learner, mixed.image, "mixed", draws)
-        log |= _learn(learner, augmented, mixed.labels, mixed.weight, "mixed", draws)
+        passes = 1 if source is not None else PHOTOS_ALONE
+        log |= _learn(learner, augmented, mixed.labels, mixed.weight, "mixed", draws, passes=passes)
 
         if adaptation.mask_weight > 0:
             augmented = _strong_augmentation(learner, target.image, "masked", draws)
             noise = draws.mask_noise(*augmented.shape[:1], *augmented.shape[2:])
             hidden = hide_blocks(augmented, noise, adaptation.mask_ratio)
-            log |= _learn(learner, hidden, pseudo.labels, pseudo.weight, "masked", draws, adaptation.mask_weight)
+            rest = ("masked", draws, adaptation.mask_weight)
+            log |= _learn(learner, hidden, pseudo.labels, pseudo.weight, *rest, passes=passes)
     return {name: value.detach() for name, value in log.items()}
 
 
@@ -127,13 +136,14 @@ def _learn(
     draws: Draws,
     factor: float = 1.0,
     distance: FeatureDistance | None = None,
+    passes: int = 1,
 ) -> dict[str, Tensor]:
-    """Forward and backward pass of the student, in `optimisation.accumulation` parts; the losses to log.
+    """Forward and backward pass of the student, `passes` times in `optimisation.accumulation` parts; the losses to log.
 
     Parts add up to the whole batch where every loss is a mean over pixels and norms do not use the batch's statistics.
     """
     model, rule = learner.config.model, learner.config.adaptation
-    parts = image.chunk(learner.config.optimisation.accumulation)
+    parts = image.chunk(passes * learner.config.optimisation.accumulation)
     box = draws.detail_box(stream, image.shape[2], image.shape[3]) if model.multi_resolution else None
     dice = learner.config.optimisation.dice_weight if stream == "source" else rule.dice_weight
     log: dict[str, Tensor] = {}
@@ -188,10 +198,10 @@ def _teacher_says(learner: Learner, target: TargetBatch) -> tuple[Tensor, Tensor
     return seen.logits, valid * seen.plausible.view(-1, 1, 1)
 
 
-def _mix(learner: Learner, source: SourceBatch, target: TargetBatch, pseudo: PseudoLabels, draws: Draws) -> Mixed:
+def _mix(learner: Learner, source: SourceBatch | None, target: TargetBatch, pseudo: PseudoLabels, draws: Draws) -> Mixed:
     rule = learner.config.adaptation
     theirs = Mixed(target.image, pseudo.labels, pseudo.weight)
-    if rule.mixing == "none":
+    if rule.mixing == "none" or source is None:
         return theirs
     ours = Mixed(source.image, source.label, torch.ones_like(pseudo.weight))
     if rule.mixing == "foreground":

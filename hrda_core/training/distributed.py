@@ -55,10 +55,11 @@ class Ranks:
     def batch(self) -> WholeBatch:
         return WholeBatch(self.size)
 
-    def share(self, batch_size: int) -> range:
-        """The samples of each batch that are this rank's."""
+    def share(self, batch_size: int, times: int = 1) -> list[int]:
+        """The samples of each batch that are this rank's; of `times` batches that pass one after the other, those of each."""
         own = batch_size // self.size
-        return range(self.rank * own, (self.rank + 1) * own)
+        first = range(self.rank * own, (self.rank + 1) * own)
+        return [batch * batch_size + sample for batch in range(times) for sample in first]
 
     def device(self, name: str) -> torch.device:
         """`choose_device`, with a GPU of its own for each rank.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hrda_core.adaptation.step import SourceBatch, TargetBatch
+from hrda_core.adaptation.step import PHOTOS_ALONE, SourceBatch, TargetBatch
 from hrda_core.config import TrainConfig
 from hrda_core.data.colour_transfer import ColourTransfer
 from hrda_core.data.crops import SourceStream, TargetStream
@@ -57,37 +57,44 @@ def batches(
     ranks: Ranks = ALONE,
     end: int | None = None,
     labels: PhotoLabels | None = None,
-) -> Iterator[tuple[SourceBatch, TargetBatch | None]]:
+) -> Iterator[tuple[SourceBatch | None, TargetBatch | None]]:
     """The batches of iterations `start` up to, not including, `end` (None: all that are left).
 
-    Samples know their iteration, so a resumed run just skips. Of each batch, this rank's share.
+    Samples know their iteration, so a resumed run just skips. Of each batch, this rank's share. Rounds that learn from photos
+    alone have no source, and more photos.
 
     labels: of the target's photos, where the teacher has labelled whole ones.
     """
     batch, workers, iterations = config.optimisation.batch_size, config.data.workers, config.optimisation.iterations
-    share = ranks.share(batch)
-    order = [iteration * batch + sample for iteration in range(start, end or iterations) for sample in share]
+    alone = labels is not None and config.adaptation.photos_alone
 
-    def load(stream: Any) -> DataLoader[Any]:
-        init = leave_signals_to_the_trainer
+    def load(stream: SourceStream | TargetStream) -> DataLoader[Any]:
+        share, init = ranks.share(batch, stream.batch // batch), leave_signals_to_the_trainer
+        order = [iteration * stream.batch + sample for iteration in range(start, end or iterations) for sample in share]
         return DataLoader(
             stream, len(share), sampler=order, num_workers=workers, pin_memory=device.type == "cuda", worker_init_fn=init
         )
 
+    def ours(image: Tensor, label: Tensor) -> SourceBatch:
+        return SourceBatch(_normalise(image, preprocessing, device), label.to(device))
+
+    def theirs(photo: Tensor, valid: Tensor, seen: Tensor) -> TargetBatch:
+        known = None if labels is None else seen.to(device)
+        return TargetBatch(_normalise(photo, preprocessing, device), valid.to(device), known)
+
     with _single_threaded_opencv():
-        source_batches = load(_source_stream(data, config))
         if data.target is None:
-            for image, label in source_batches:
-                yield SourceBatch(_normalise(image, preprocessing, device), label.to(device)), None
+            for labelled in load(_source_stream(data, config)):
+                yield ours(*labelled), None
             return
-        target = TargetStream(data.target, config.data, config.adaptation, config.seed, iterations, batch, labels)
-        for (image, label), (photo, valid, seen) in zip(source_batches, load(target), strict=True):
-            yield (
-                SourceBatch(_normalise(image, preprocessing, device), label.to(device)),
-                TargetBatch(
-                    _normalise(photo, preprocessing, device), valid.to(device), None if labels is None else seen.to(device)
-                ),
-            )
+        crops = PHOTOS_ALONE * batch if alone else batch
+        target = TargetStream(data.target, config.data, config.adaptation, config.seed, iterations, crops, labels)
+        if alone:
+            for photos in load(target):
+                yield None, theirs(*photos)
+            return
+        for labelled, photos in zip(load(_source_stream(data, config)), load(target), strict=True):
+            yield ours(*labelled), theirs(*photos)
 
 
 @contextmanager
