@@ -20,6 +20,9 @@ class AdaptationConfig:
     # twice for thin classes where the run is long enough
     rounds: int = AUTO
     round_photos: int = 1000  # at most so many a round labels and learns from, drawn at random; 0 = all
+    # crops of photos, in rounds, for each crop of a labelled image; they pass one after another, so that more of them take time
+    # and no memory; -1 = auto (rounds on one class: 2, else 1)
+    round_crops: int = AUTO
     # factors on data.target_scale, of which the first round takes that at which the teacher is surest of what it finds in the
     # photos; (1.0,) = none; empty = auto
     photo_scales: tuple[float, ...] = ()
@@ -65,9 +68,6 @@ class AdaptationConfig:
     feature_distance_weight: float = 0.005  # pull towards the ImageNet features; needs pretrained weights; 0 = off
     feature_distance_min_ratio: float = 0.75  # share of a feature cell that one class must cover
     feature_distance_classes: tuple[str, ...] = ()  # by name; empty = every class but background
-    # of the losses on labelled images once the run adapts; where it is 0, in rounds and without mixing, crops of photos take
-    # their place; -1 = auto (rounds on one class after a warm-up, no labelled photos: 0, else 1)
-    source_weight: float = -1.0
     mask_weight: float = -1.0  # masked image consistency (MIC); 0 = off; -1 = auto (thin: 0, else 1)
     mask_block: int = 64  # side of the masked blocks in pixels
     mask_ratio: float = 0.7  # share of the blocks that is hidden
@@ -76,11 +76,6 @@ class AdaptationConfig:
     def expected_share(self) -> float | None:
         """Of foreground in the photos, once "auto" is settled; None for pseudo-labels that expect none."""
         return self.foreground_share if self.pseudo_labels == "prior-band" else None
-
-    @property
-    def photos_alone(self) -> bool:
-        """Once "auto" is settled: rounds learn nothing from labelled images, and from twice as many crops of photos instead."""
-        return self.rounds > 0 and self.source_weight == 0 and self.mixing == "none"
 
     def __post_init__(self) -> None:
         check(
@@ -91,8 +86,10 @@ class AdaptationConfig:
         )
         one_of("adaptation.teacher_norm", self.teacher_norm, ("batch", "running"))
         check(self.rounds >= AUTO, "adaptation.rounds", self.rounds, "use a number of rounds, 0 for none, or -1 for auto")
+        fix = "use 1 or more, or -1 for auto"
+        check(self.round_crops >= 1 or self.round_crops == AUTO, "adaptation.round_crops", self.round_crops, fix)
         fix = "use 0 or more, or -1 for auto"
-        for name in ("dice_weight", "class_balance", "mask_weight", "source_weight"):
+        for name in ("dice_weight", "class_balance", "mask_weight"):
             value = getattr(self, name)
             check(value >= 0 or value == AUTO, f"adaptation.{name}", value, fix)
         check(self.edge_width >= AUTO, "adaptation.edge_width", self.edge_width, "use pixels, 0 for none, or -1 for auto")

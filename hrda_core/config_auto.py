@@ -13,6 +13,7 @@ T = TypeVar("T", str, int, float)
 SEVERAL_ZOOMS = (0.35, 0.5, 0.7, 1.0, 1.4)
 PHOTO_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0)  # larger ones take long to look at
 ROUNDS = 2  # of a run that has them: the second one's labels are better by what the first one taught
+ROUND_CROPS = 2  # of photos, for each of a labelled image: in rounds they teach more, but not without those
 SETTLED = 1000  # iterations of a run whose warm-up is worth labelling whole photos with: measured, 1,200 are and 600 are not
 BALANCE = 0.75  # of many classes
 LITTLE = 0.1  # share of the labelled pixels
@@ -96,7 +97,6 @@ def _with_rounds(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
     suited = facts.thin and given.pseudo_labels != "confident-fraction" and given.teacher_norm == "running"
     rounds = _or(given.rounds, AUTO, ROUNDS if suited and facts.iterations >= SETTLED else 0) if facts.adapting else 0
     one_class = rounds > 0 and facts.one_class
-    alone = one_class and facts.mode == "adapt" and given.mixing == "none" and given.source_warmup > 0
     searching = one_class and facts.foreground_share < LITTLE and not facts.fitted and facts.mode == "adapt"
     return replace(
         given,
@@ -104,7 +104,7 @@ def _with_rounds(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:
         photo_scales=given.photo_scales or (PHOTO_SCALES if searching else (1.0,)),
         teacher_zooms=given.teacher_zooms or (SEVERAL_ZOOMS if one_class else (1.0,)),
         dice_weight=_or(given.dice_weight, AUTO, float(facts.thin and rounds > 0)),
-        source_weight=_or(given.source_weight, AUTO, 0.0 if alone else 1.0),
+        round_crops=_or(given.round_crops, AUTO, ROUND_CROPS if one_class and given.mixing == "none" else 1),
         foreground_at_least=_or(given.foreground_at_least, AUTO, LOWEST_IN_ROUNDS if one_class else LOWEST),
         edge_width=_or(given.edge_width, AUTO, EDGE_WIDTH if one_class else 0),
     )
@@ -116,6 +116,8 @@ def _check(given: AdaptationConfig, settled: AdaptationConfig, facts: Facts) -> 
     check(settled.class_balance == 0 or not banded, "adaptation.class_balance", settled.class_balance, fix)
     fix = "the teacher's norms do not know the photos; use adaptation.teacher_norm=running, or no rounds"
     check(settled.rounds == 0 or settled.teacher_norm == "running", "adaptation.rounds", settled.rounds, fix)
+    fix = f"a labelled image is mixed into one crop (adaptation.mixing={settled.mixing}): use 1, or adaptation.mixing=none"
+    check(settled.round_crops == 1 or settled.mixing == "none", "adaptation.round_crops", settled.round_crops, fix)
     if facts.adapting and set(given.photo_scales) - {1.0}:
         fix = "is chosen as the first round begins; use adaptation.rounds=1, or data.target_scale for one you know"
         check(settled.rounds > 0, "adaptation.photo_scales", given.photo_scales, fix)

@@ -449,7 +449,7 @@ class Scripted:
 def learner(changes: dict[str, Any] | None = None, **top: Any) -> Learner:
     adaptation = {
         **{"source_warmup": 0, "pseudo_labels": "confident-fraction", "mixing": "class-mix", "pseudo_threshold": 0.4},
-        **{"foreground_at_least": 0.3, "edge_width": 0, "source_weight": 1.0},
+        **{"foreground_at_least": 0.3, "edge_width": 0, "round_crops": 1},
         **(changes or {}),
     }
     config = TrainConfig().updated({"adaptation": adaptation, **top})
@@ -542,28 +542,17 @@ def test_mask_weight_scales_loss_and_gradient() -> None:
     torch.testing.assert_close(gradients[1] - gradients[0], (gradients[2] - gradients[0]) / 2, atol=1e-6, rtol=1e-4)
 
 
-def test_source_weight_scales_the_loss_on_labelled_images_while_adapting() -> None:
-    whole, half = (step(learner({"source_weight": weight}), 0, *batches(), Scripted()) for weight in (1.0, 0.5))
-    assert half["loss/source"].item() == pytest.approx(whole["loss/source"].item() / 2, rel=1e-5)
-    assert half["loss/mixed"].item() == pytest.approx(whole["loss/mixed"].item(), rel=1e-5)
-    draws = Scripted()
-    log = step(learner({"source_weight": 0.0}), 0, *batches(), draws)
-    assert draws.streams == ["mixed"] and "loss/source" not in log
-    warming_up = step(learner({"source_weight": 0.0, "source_warmup": 1}), 0, *batches(), Scripted())
-    assert warming_up["loss/source"].item() == pytest.approx(whole["loss/source"].item(), rel=1e-5)
-
-
-def test_photos_alone_pass_in_parts_as_large_as_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice as many photos take no more memory; gradients are those of both parts, each with half the weight."""
+def test_more_photos_than_labelled_images_pass_in_parts_as_large_as_a_batch() -> None:
+    """Twice as many take no more memory; gradients are those of both parts, each with half the weight."""
     rules = {"pseudo_labels": "prior-band", "mixing": "none", "foreground_share": 0.2, "mask_weight": 0.5}
-    learning, halves = learner(rules), [batches(t)[1] for t in (0, 1)]
+    learning, source, halves = learner(rules), batches()[0], [batches(t)[1] for t in (0, 1)]
     target = TargetBatch(torch.cat([half.image for half in halves]), torch.cat([half.valid for half in halves]))
     seen: list[tuple[int, ...]] = []
     learning.student.register_forward_pre_hook(lambda module, arguments: seen.append(tuple(arguments[0].shape)))
     draws = Scripted(torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
-    log = step(learning, 0, None, target, draws)
-    assert draws.streams == ["mixed", "masked"] and seen == 4 * [(2, 3, 128, 128)]
-    assert {"loss/mixed", "loss/masked"} <= log.keys() and "loss/source" not in log
+    log = step(learning, 0, source, target, draws)
+    assert draws.streams == ["source", "mixed", "masked"] and seen == 5 * [(2, 3, 128, 128)]
+    assert {"loss/source", "loss/mixed", "loss/masked"} <= log.keys()
     assert learning.foreground.counts.sum() == (target.valid > 0).sum()  # all of them share their thresholds
 
 

@@ -161,7 +161,7 @@ OUT_OF_RANGE = [
     ("adaptation.rounds", -2),
     ("adaptation.round_photos", -1),
     ("adaptation.dice_weight", -0.5),
-    ("adaptation.source_weight", -0.5),
+    ("adaptation.round_crops", 0),
     ("inference.zooms", (0.0,)),
     ("adaptation.most_foreground", 1.5),
     ("adaptation.foreground_at_least", -0.1),
@@ -437,7 +437,7 @@ def test_nothing_else_changes() -> None:
         "foreground_at_least": -1.0,
         "least_share": -1.0,
         "edge_width": -1,
-        "source_weight": -1.0,
+        "round_crops": -1,
     }
     other = {"inference": {"zooms": []}, "model": {"class_prior": "auto"}}
     assert resolved.updated({"adaptation": {**untouched, **rounds}, **other}) == config

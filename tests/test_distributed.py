@@ -190,10 +190,10 @@ def test_two_processes_share_the_photos_of_a_round(config: TrainConfig, tmp_path
     assert max(log(tmp_path / "run")["loss/mixed"]) > 0
 
 
-def test_two_processes_share_the_crops_of_photos_alone(config: TrainConfig, tmp_path: Path) -> None:
+def test_two_processes_share_more_crops_of_photos_than_of_labelled_images(config: TrainConfig, tmp_path: Path) -> None:
     """Twice a batch of them, which pass in two parts: in each part a process has its share, augmentation included."""
     rules = ["rounds=1", "source_warmup=2", "pseudo_labels=prior-band", "foreground_share=0.3", "dice_weight=1.0"]
-    rules += ["mixing=none", "mask_weight=0.5", "source_weight=0"]
+    rules += ["mixing=none", "mask_weight=0.5", "round_crops=2"]
     config = config.changed([f"adaptation.{rule}" for rule in rules])
     run(tmp_path / "alone", config)
     on_ranks(2, tmp_path / "ranks", run, tmp_path / "run", config)

@@ -59,13 +59,7 @@ def network(encoder: str, **options: Any) -> HRDA:
 
 
 def config(changes: dict[str, Any] | None = None) -> TrainConfig:
-    rules = {
-        "source_warmup": 0,
-        "pseudo_labels": "confident-fraction",
-        "mixing": "class-mix",
-        "pseudo_threshold": 0.3,
-        "source_weight": 1.0,
-    }
+    rules = {"source_warmup": 0, "pseudo_labels": "confident-fraction", "mixing": "class-mix", "pseudo_threshold": 0.3}
     sizes = {"crop_height": 128, "crop_width": 128}
     return TrainConfig().updated({"adaptation": rules, "data": sizes, **(changes or {})})
 

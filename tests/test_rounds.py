@@ -179,8 +179,7 @@ def test_what_auto_means() -> None:
     lowest = [settled.foreground_at_least for settled in (thin, several, streets, short)]
     assert lowest == [0.5, 0.3, 0.3, 0.3]  # at the size that suits a photo, argmax finds what is there
     assert [settled.edge_width for settled in (thin, several, streets, short)] == [8, 0, 0, 0]
-    assert [settled.source_weight for settled in (thin, several, streets, short)] == [0, 1, 1, 1]
-    assert thin.photos_alone and not several.photos_alone
+    assert [settled.round_crops for settled in (thin, several, streets, short)] == [2, 1, 1, 1]
     own_statistics = TrainConfig().changed(["adaptation.teacher_norm=batch"])
     assert own_statistics.resolve(2, True, 0.03).adaptation.rounds == 0
     with pytest.raises(ValueError, match=r"adaptation\.rounds=2: .*use adaptation\.teacher_norm=running, or no rounds"):
@@ -199,28 +198,26 @@ def test_the_teacher_labels_whole_photos_and_is_not_asked_about_crops(tmp_path: 
     assert not (tmp_path / "photo_labels").exists()  # they were of use to this run only
 
 
-@pytest.mark.parametrize(("weight", "expected"), [(-1.0, (None, 4)), (1.0, (2, 2)), (0.25, (2, 2))])
-def test_rounds_learn_from_photos_alone(
-    weight: float, expected: tuple[int | None, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("crops", "expected"), [(-1, 4), (1, 2), (3, 6)])
+def test_rounds_learn_from_more_crops_of_photos(
+    crops: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Crops of photos take the place of those of labelled images, unless those keep a weight. The warm-up is as ever."""
-    given: list[tuple[int | None, int]] = []
+    """Twice as many as of labelled images, unless it says otherwise. The warm-up is as ever."""
+    given: list[tuple[int, int]] = []
 
-    def watched(learner: Learner, iteration: int, source: SourceBatch | None, target: TargetBatch, draws: Draws) -> Any:
-        given.append((None if source is None else len(source.image), len(target.image)))
+    def watched(learner: Learner, iteration: int, source: SourceBatch, target: TargetBatch, draws: Draws) -> Any:
+        given.append((len(source.image), len(target.image)))
         return step(learner, iteration, source, target, draws)
 
     monkeypatch.setattr(run_module, "step", watched)
-    run(tmp_path, rounds(2, source_weight=weight))
-    assert given == 2 * [(2, 2)] + 4 * [expected]
-    *_, last = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "loss/mixed" in line)
-    assert ("loss/source" in last) == (weight != -1)
+    run(tmp_path, rounds(2, round_crops=crops))
+    assert given == 2 * [(2, 2)] + 4 * [(2, expected)]
 
 
-def test_labelled_photos_are_learned_from_in_rounds_too() -> None:
-    semi = rounds(2).updated({"mode": "semi-supervised"}).resolve(2, True, 0.03).adaptation
-    never_warm = rounds(2, source_warmup=0).resolve(2, True, 0.03).adaptation
-    assert (semi.source_weight, never_warm.source_weight) == (1, 1)  # nor may labelled images be left out altogether
+def test_a_labelled_image_is_mixed_into_one_crop() -> None:
+    assert rounds(2, mixing="class-mix").resolve(2, True, 0.03).adaptation.round_crops == 1
+    with pytest.raises(ValueError, match=r"adaptation\.round_crops=2: .*mixing=class-mix\): use 1, or adaptation\.mixing=none"):
+        rounds(2, mixing="class-mix", round_crops=2).resolve(2, True, 0.03)
 
 
 def test_the_terminal_has_a_bar_of_photos_between_those_of_iterations(capsys: pytest.CaptureFixture[str]) -> None:

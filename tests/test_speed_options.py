@@ -27,13 +27,7 @@ from hrda_core.training.events import Event, Notice
 from hrda_core.training.optimisation import build_optimizer
 
 CONFIG: dict[str, Any] = {
-    "adaptation": {
-        "source_warmup": 0,
-        "pseudo_labels": "confident-fraction",
-        "pseudo_threshold": 0.3,
-        "mixing": "class-mix",
-        "source_weight": 1.0,
-    },
+    "adaptation": {"source_warmup": 0, "pseudo_labels": "confident-fraction", "pseudo_threshold": 0.3, "mixing": "class-mix"},
     "optimisation": {"batch_size": 4},
 }
 

@@ -35,8 +35,6 @@ from hrda_core.data.photometric import ColourJitter, gaussian_blur, jitter
 from hrda_core.models.hrda import HRDA, Box, HRDAOutput
 from hrda_core.models.passes import autocast
 
-PHOTOS_ALONE = 2  # times as many photos where there are no labelled images: an iteration has as many crops as ever
-
 
 class SourceBatch(NamedTuple):
     """image: normalised (N, 3, H, W). label: (N, H, W) int64, 255 = ignore (padding too)."""
@@ -87,13 +85,11 @@ class Learner:
         self.shares = ClassShares(self.student.num_classes)
 
 
-def step(
-    learner: Learner, iteration: int, source: SourceBatch | None, target: TargetBatch | None, draws: Draws
-) -> dict[str, Tensor]:
+def step(learner: Learner, iteration: int, source: SourceBatch, target: TargetBatch | None, draws: Draws) -> dict[str, Tensor]:
     """Accumulates the gradients of one iteration and returns detached scalars to log.
 
     `target` is None where there is nothing to adapt to: source-only and supervised training, and the warm-up on source.
-    `source` is None where photos alone are learned from, of which there are twice as many then.
+    Where `target` holds several times as many photos as there are labelled images, they pass in parts as large as `source`.
     """
     adaptation = learner.config.adaptation
     adapting = target is not None and iteration >= adaptation.source_warmup
@@ -103,10 +99,8 @@ def step(
     averaging_since = adaptation.source_warmup if crop_by_crop else 0
     learner.teacher.update(learner.student, max(iteration - averaging_since, 0))
 
-    log: dict[str, Tensor] = {}
-    weight, distance = (adaptation.source_weight, learner.feature_distance) if adapting else (1.0, None)
-    if source is not None and weight > 0:
-        log = _learn(learner, source.image, source.label, None, "source", draws, weight, distance)
+    distance = learner.feature_distance if adapting else None
+    log = _learn(learner, source.image, source.label, None, "source", draws, distance=distance)
 
     if target is not None and adapting:
         pseudo = _pseudo_label(learner, target)
@@ -115,7 +109,7 @@ def step(
 
         mixed = _mix(learner, source, target, pseudo, draws)
         augmented = _strong_augmentation(learner, mixed.image, "mixed", draws)
-        passes = 1 if source is not None else PHOTOS_ALONE
+        passes = len(target.image) // len(source.image)
         log |= _learn(learner, augmented, mixed.labels, mixed.weight, "mixed", draws, passes=passes)
 
         if adaptation.mask_weight > 0:
@@ -198,10 +192,10 @@ def _teacher_says(learner: Learner, target: TargetBatch) -> tuple[Tensor, Tensor
     return seen.logits, valid * seen.plausible.view(-1, 1, 1)
 
 
-def _mix(learner: Learner, source: SourceBatch | None, target: TargetBatch, pseudo: PseudoLabels, draws: Draws) -> Mixed:
+def _mix(learner: Learner, source: SourceBatch, target: TargetBatch, pseudo: PseudoLabels, draws: Draws) -> Mixed:
     rule = learner.config.adaptation
     theirs = Mixed(target.image, pseudo.labels, pseudo.weight)
-    if rule.mixing == "none" or source is None:
+    if rule.mixing == "none":
         return theirs
     ours = Mixed(source.image, source.label, torch.ones_like(pseudo.weight))
     if rule.mixing == "foreground":

@@ -65,9 +65,7 @@ class ProgressBar:
         elif isinstance(event, (Labelling, Sizing, Counting)):
             self._aside(event)
         elif isinstance(event, Metrics) and self.bar is not None:
-            # of rounds that learn from photos alone, "mixed" is the loss; elsewhere the labelled images' comes after it
-            shown = (("loss/mixed", "loss"), ("loss/source", "loss"), ("pseudo/confident", "confident"))
-            for key, short in (*shown, ("validation/score", "score")):
+            for key, short in (("loss/source", "loss"), ("pseudo/confident", "confident"), ("validation/score", "score")):
                 if key in event.values:
                     self.shown[short] = f"{event.values[key]:.3f}"
             self.bar.set_postfix(self.shown, refresh=False)

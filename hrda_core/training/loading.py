@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hrda_core.adaptation.step import PHOTOS_ALONE, SourceBatch, TargetBatch
+from hrda_core.adaptation.step import SourceBatch, TargetBatch
 from hrda_core.config import TrainConfig
 from hrda_core.data.colour_transfer import ColourTransfer
 from hrda_core.data.crops import SourceStream, TargetStream
@@ -57,16 +57,14 @@ def batches(
     ranks: Ranks = ALONE,
     end: int | None = None,
     labels: PhotoLabels | None = None,
-) -> Iterator[tuple[SourceBatch | None, TargetBatch | None]]:
+) -> Iterator[tuple[SourceBatch, TargetBatch | None]]:
     """The batches of iterations `start` up to, not including, `end` (None: all that are left).
 
-    Samples know their iteration, so a resumed run just skips. Of each batch, this rank's share. Rounds that learn from photos
-    alone have no source, and more photos.
+    Samples know their iteration, so a resumed run just skips. Of each batch, this rank's share.
 
-    labels: of the target's photos, where the teacher has labelled whole ones.
+    labels: of the target's photos, where the teacher has labelled whole ones; there may be several times as many crops of them.
     """
     batch, workers, iterations = config.optimisation.batch_size, config.data.workers, config.optimisation.iterations
-    alone = labels is not None and config.adaptation.photos_alone
 
     def load(stream: SourceStream | TargetStream) -> DataLoader[Any]:
         share, init = ranks.share(batch, stream.batch // batch), leave_signals_to_the_trainer
@@ -87,12 +85,8 @@ def batches(
             for labelled in load(_source_stream(data, config)):
                 yield ours(*labelled), None
             return
-        crops = PHOTOS_ALONE * batch if alone else batch
+        crops = batch if labels is None else batch * config.adaptation.round_crops
         target = TargetStream(data.target, config.data, config.adaptation, config.seed, iterations, crops, labels)
-        if alone:
-            for photos in load(target):
-                yield None, theirs(*photos)
-            return
         for labelled, photos in zip(load(_source_stream(data, config)), load(target), strict=True):
             yield ours(*labelled), theirs(*photos)
 

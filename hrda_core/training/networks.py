@@ -63,14 +63,13 @@ def build_student(config: TrainConfig, class_names: Sequence[str], tell: Callabl
 def build_feature_distance(
     config: TrainConfig, student: HRDA, classes: tuple[ClassInfo, ...], background: bool
 ) -> FeatureDistance | None:
-    """None where the run has none: weight 0, no pretrained weights, no class that counts, not an adapting mode, photos alone."""
+    """None where the run has none: weight 0, no pretrained weights, no class that counts, not an adapting mode."""
     rule = config.adaptation
     wanted = set(rule.feature_distance_classes)
     first = 1 if background else 0
     counting = [i for i, c in enumerate(classes) if (c.name in wanted if wanted else i >= first)]
     pretrained = config.model.pretrained or config.model.pretrained_file or config.model.start_from
-    # it is a distance of labelled images, while the run adapts
-    adapting = config.mode in ("adapt", "semi-supervised") and not rule.photos_alone
+    adapting = config.mode in ("adapt", "semi-supervised")
     if not (rule.feature_distance_weight and pretrained and counting and adapting and student.encoder.last_feature_is_pretrained):
         return None
     ratio = rule.feature_distance_min_ratio

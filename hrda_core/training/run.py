@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from hrda_core.adaptation.draws import StepDraws
-from hrda_core.adaptation.step import PHOTOS_ALONE, SourceBatch, TargetBatch, step
+from hrda_core.adaptation.step import SourceBatch, TargetBatch, step
 from hrda_core.allocator import held_memory
 from hrda_core.data.photo_labels import PhotoLabels
 from hrda_core.training import foreground_limit, photo_share
@@ -178,7 +178,7 @@ class Run(RunState):
         self.held = self.iteration
         self._warn("foreground limit", foreground_limit.notice(found, rule.foreground_share))
 
-    def _iterate_within_memory(self, source: SourceBatch | None, target: TargetBatch | None) -> float:
+    def _iterate_within_memory(self, source: SourceBatch, target: TargetBatch | None) -> float:
         try:
             return self._iterate(source, target)
         except Exception as error:
@@ -188,12 +188,13 @@ class Run(RunState):
         self.optimizer.state.clear()
         raise MemoryError(out_of_memory_message(self.learner, self.device, self.iteration, self.ranks.size))
 
-    def _iterate(self, source: SourceBatch | None, target: TargetBatch | None) -> float:
+    def _iterate(self, source: SourceBatch, target: TargetBatch | None) -> float:
         """One iteration; returns the learning rate of the encoder."""
         config, iteration = self.config, self.iteration
         # seeds dropout and stochastic depth, so that a resumed run repeats them
         torch.manual_seed(config.seed * 1_000_003 + iteration)
-        samples = self.ranks.share(config.optimisation.batch_size, 1 if source is not None else PHOTOS_ALONE)
+        parts = 1 if target is None else len(target.image) // len(source.image)
+        samples = self.ranks.share(config.optimisation.batch_size, parts)
         draws = StepDraws(config.seed, iteration, config.adaptation, config.model.detail_crop, samples=samples)
         rate = set_learning_rate(self.optimizer, iteration - self.stretch.begin, rates_of(self.stretch, config.optimisation))
         # a recorded backward pass adds to the gradients where they lie
