@@ -543,7 +543,7 @@ def test_mask_weight_scales_loss_and_gradient() -> None:
 
 
 def test_more_photos_than_labelled_images_pass_in_parts_as_large_as_a_batch() -> None:
-    """Twice as many take no more memory; gradients are those of both parts, each with half the weight."""
+    """Twice as many take no more memory."""
     rules = {"pseudo_labels": "prior-band", "mixing": "none", "foreground_share": 0.2, "mask_weight": 0.5}
     learning, source, halves = learner(rules), batches()[0], [batches(t)[1] for t in (0, 1)]
     target = TargetBatch(torch.cat([half.image for half in halves]), torch.cat([half.valid for half in halves]))
@@ -554,6 +554,16 @@ def test_more_photos_than_labelled_images_pass_in_parts_as_large_as_a_batch() ->
     assert draws.streams == ["source", "mixed", "masked"] and seen == 5 * [(2, 3, 128, 128)]
     assert {"loss/source", "loss/mixed", "loss/masked"} <= log.keys()
     assert learning.foreground.counts.sum() == (target.valid > 0).sum()  # all of them share their thresholds
+
+
+def test_twice_the_same_photos_teach_what_once_does() -> None:
+    """Parts are averaged, not added up: how many crops of photos there are does not change their weight."""
+    gradients, rules = [], {"pseudo_labels": "prior-band", "mixing": "none", "foreground_share": 0.2, "mask_weight": 0.0}
+    for times in (1, 2):
+        learning, (source, photos) = learner(rules), batches()
+        step(learning, 0, source, TargetBatch(photos.image.repeat(times, 1, 1, 1), photos.valid.repeat(times, 1, 1)), Scripted())
+        gradients.append(torch.cat([p.grad.flatten() for p in learning.student.parameters() if p.grad is not None]))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-4)
 
 
 def test_gradients_are_those_of_the_sum_of_the_losses() -> None:
