@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    report = demo(Path(options.directory), options.source, options.target, options.validation, options.seed, options.set)
+    folders = options.source, options.target, options.validation
+    report = demo(Path(options.directory), *folders, options.seed, options.set, options.overwrite)
     print(f"Report: {report.resolve()}")
 
 
@@ -77,13 +78,16 @@ def _synthesize(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     """The named preset or file, else config.yaml of the run directory, else "standard"; folders and --set override."""
     directory = Path(options.directory)
-    stored = directory / "config.yaml"
+    here = RunDirectory(directory)
+    stored = here.config
     if options.resume and (options.preset or options.config) and stored.is_file():
         raise ValueError(f"--resume goes on with {stored}: leave out --preset and --config; --set may change single settings")
     if options.preset:
         config = preset(options.preset)
-    elif options.config or stored.is_file():
-        config = TrainConfig.load(options.config or stored)
+    elif options.config:
+        config = TrainConfig.load(options.config)
+    elif stored.is_file():
+        config = TrainConfig.load(stored) if options.resume else here.to_start_anew()
     else:
         config = preset("standard")
     folders = {name: value for name in ("source", "target", "validation") if (value := getattr(options, name))}
@@ -95,7 +99,7 @@ def _train(options: argparse.Namespace) -> None:
     rank = rank_of_environment()
     listeners: list[Listener] = [ProgressBar()] if rank == 0 else []
     if options.events:
-        listeners.append(EventFile(Path(options.events), RunDirectory(directory)))
+        listeners.append(EventFile(Path(options.events), here))
     with stop_on_signals() as stop:
         if options.stop_when_stdin_closes:
             stop_with_stdin()
@@ -121,8 +125,8 @@ def _train(options: argparse.Namespace) -> None:
         print(f"Stopped early ({result.stopped}); --resume goes on")
     if target is not None and config.mode in ("adapt", "source-only"):
         target = replace(target, masks=None)  # never to be seen, nor shown
-    here = result.best.parents[1]  # the baseline's directory where adapting had not begun
-    print(f"Report: {write_run_report(here, source, target, validation).resolve()}")
+    trained = result.best.parents[1]  # the baseline's directory where adapting had not begun
+    print(f"Report: {write_run_report(trained, source, target, validation).resolve()}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -230,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--validation", default="", help="labelled folder of the target's appearance")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="model.pretrained=false")
+    command.add_argument("--overwrite", action="store_true", help="also where a run lies that is not a demo")
     command.set_defaults(run=_demo)
 
     command = commands.add_parser("synthesize", help="make a labelled synthetic crack set")

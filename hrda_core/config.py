@@ -14,7 +14,7 @@ from typing import Any
 from hrda_core.config_adaptation import AUTO, AdaptationConfig
 from hrda_core.config_auto import Facts, settled_adaptation, settled_class_prior, settled_zooms
 from hrda_core.config_checks import check, one_of, share
-from hrda_core.config_data import AugmentationConfig, DataConfig
+from hrda_core.config_data import LARGEST_SCALE, AugmentationConfig, DataConfig
 from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_yaml
 
 __all__ = [
@@ -146,8 +146,8 @@ class ScheduleConfig:
     checkpoint_every: int = 1000  # iterations between checkpoints/last.pth
     keep_checkpoints: int = 0  # also keep so many of the latest as checkpoints/iteration_*.pth, without the optimiser
     save_optimizer: bool = True  # False: last.pth is a third of the size, but the run cannot be resumed exactly
-    early_stop: int = 0  # stop after so many evaluations without a better one; 0 = never; needs a validation set
-    time_budget: float = 0.0  # minutes of training, over all resumes, after which the run ends as if stopped; 0 = none
+    early_stop: int = 0  # stop after so many evaluations of adapting without a better one; 0 = never; needs a validation set
+    time_budget: float = 0.0  # minutes, baseline and all resumes included, after which the run ends as if stopped; 0 = none
     preview_every: int = 1000  # iterations between pictures of fixed target photos
     previews: int = 4  # how many photos
     label_free_photos: int = 16  # target photos on which each evaluation takes the scores that need no labels; 0 = none
@@ -197,6 +197,11 @@ class TrainConfig:
         facts = Facts(self.mode, iterations, fitted, num_classes, has_background, foreground_share)
         zooms = settled_zooms(self.inference.zooms, facts)
         adaptation = settled_adaptation(self.adaptation, facts)
+        scale, scales = self.data.target_scale, adaptation.photo_scales
+        fix = (
+            f"data.target_scale={scale:g} times each must not exceed {LARGEST_SCALE}; use factors up to {LARGEST_SCALE / scale:g}"
+        )
+        check(not facts.adapting or scale * max(scales) <= LARGEST_SCALE, "adaptation.photo_scales", scales, fix)
         model = replace(self.model, class_prior=settled_class_prior(self.model.class_prior, facts))
         return replace(self, model=model, adaptation=adaptation, inference=replace(self.inference, zooms=zooms))
 

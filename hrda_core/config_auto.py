@@ -116,13 +116,16 @@ def _check(given: AdaptationConfig, settled: AdaptationConfig, facts: Facts) -> 
     check(settled.class_balance == 0 or not banded, "adaptation.class_balance", settled.class_balance, fix)
     fix = "the teacher's norms do not know the photos; use adaptation.teacher_norm=running, or no rounds"
     check(settled.rounds == 0 or settled.teacher_norm == "running", "adaptation.rounds", settled.rounds, fix)
-    fix = f"a labelled image is mixed into one crop (adaptation.mixing={settled.mixing}): use 1, or adaptation.mixing=none"
-    check(settled.round_crops == 1 or settled.mixing == "none", "adaptation.round_crops", settled.round_crops, fix)
     if facts.adapting and set(given.photo_scales) - {1.0}:
         fix = "is chosen as the first round begins; use adaptation.rounds=1, or data.target_scale for one you know"
         check(settled.rounds > 0, "adaptation.photo_scales", given.photo_scales, fix)
         fix = "photos are resized to one size anyway; use [1.0], or data.fit_short=0"
         check(not facts.fitted, "adaptation.photo_scales", given.photo_scales, fix)
+    if facts.adapting and settled.round_crops > 1:
+        fix = "is of rounds, and this run has none; use 1, or adaptation.rounds=1"
+        check(settled.rounds > 0, "adaptation.round_crops", settled.round_crops, fix)
+        fix = f"a labelled image is mixed into one crop (adaptation.mixing={settled.mixing}): use 1, or adaptation.mixing=none"
+        check(settled.mixing == "none", "adaptation.round_crops", settled.round_crops, fix)
     if facts.adapting:
         fix = f"must be less than optimisation.iterations={facts.iterations}, or the run never adapts"
         check(settled.source_warmup < facts.iterations, "adaptation.source_warmup", settled.source_warmup, fix)

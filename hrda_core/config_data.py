@@ -7,6 +7,8 @@ from typing import Any
 
 from hrda_core.config_checks import check, one_of, share
 
+LARGEST_SCALE = 16  # by which images are resized
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -38,7 +40,8 @@ class DataConfig:
             value = getattr(self, name)
             check(value >= 64 and value % 16 == 0, f"data.{name}", value, "use a multiple of 16, at least 64")
         for name in ("source_scale", "target_scale"):
-            check(0 < getattr(self, name) <= 16, f"data.{name}", getattr(self, name), "use a factor between 0 and 16")
+            fix = f"use a factor between 0 and {LARGEST_SCALE}"
+            check(0 < getattr(self, name) <= LARGEST_SCALE, f"data.{name}", getattr(self, name), fix)
         for name in ("flip", "flip_vertical", "rotate", "foreground_crops"):
             share(f"data.{name}", getattr(self, name))
         check(0 <= self.scale_jitter <= 2, "data.scale_jitter", self.scale_jitter, "use 0 to 2 octaves")

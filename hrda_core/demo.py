@@ -15,12 +15,14 @@ from hrda_core.presets import preset
 from hrda_core.training.comparison import Arm, write_comparison
 from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.loop import train
+from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.validation import evaluate
 
 # Source and target are two appearances of our own crack generator: asphalt, and rusty metal or old wood.
 SOURCE = CrackSynthesis(count=240, size=256, look="asphalt")
 TARGET = CrackSynthesis(count=240, size=256, look="rusty")
 HELD_OUT = CrackSynthesis(count=32, size=256, look="rusty")
+MARK = ".demo"  # an empty file in a demo's directory
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,20 @@ def demo(
     validation: str = "",
     seed: int = 0,
     changes: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Path:
     """Trains source-only and adapted with the preset `quick`, and returns the path of report.html.
 
     Without folders it makes its own data. With `source` and `target` it runs on a user's; `validation` (labelled, of the
     target's appearance) is what the comparison is measured on, without it the report shows pictures and curves only.
-    `changes` alter settings of both runs, as in "optimisation.iterations=300".
+    `changes` alter settings of both runs, as in "optimisation.iterations=300". An earlier demo in `directory` is replaced,
+    another run only with `overwrite`.
+
+    Raises:
+        ValueError: such a run lies there; SOURCE or TARGET is missing; and as `train`.
     """
     started = time.monotonic()
+    _claim(directory, overwrite)
     if source or target or validation:
         data, config = _folders(source, target, validation), preset("quick")
     else:
@@ -63,6 +71,15 @@ def demo(
     return write_comparison(
         directory / "report.html", arms, photos, len(data.source), len(data.target), time.monotonic() - started
     )
+
+
+def _claim(directory: Path, overwrite: bool) -> None:
+    if RunDirectory(directory).holds_a_run() and not overwrite and not (directory / MARK).is_file():
+        raise ValueError(
+            f"directory {directory} holds a run that is not a demo: choose another directory, or overwrite it (--overwrite)"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MARK).touch()
 
 
 def _folders(source: str, target: str, validation: str) -> DemoData:

@@ -45,6 +45,19 @@ def test_demo_compares_both_arms_on_the_labelled_photos(tmp_path: Path) -> None:
         assert (run / "checkpoints" / "last.pth").is_file()
 
 
+def test_demo_replaces_demos_only(tmp_path: Path) -> None:
+    source, target = str(write_folder(tmp_path / "source", 4, seed=1)), str(write_folder(tmp_path / "target", 4, seed=2))
+    for _ in range(2):
+        demo(tmp_path / "out", source, target, changes=FAST)
+    mine = train(tiny(), cracks(4, 1), cracks(3, 2), directory=tmp_path / "mine")
+    before = mine.best.read_bytes()
+    with pytest.raises(ValueError, match="mine holds a run that is not a demo: choose another directory, or overwrite it"):
+        demo(tmp_path / "mine", source, target, changes=FAST)
+    assert mine.best.read_bytes() == before
+    demo(tmp_path / "mine", source, target, changes=FAST, overwrite=True)
+    assert mine.best.read_bytes() != before
+
+
 def test_demo_without_validation_says_so_and_shows_pictures(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", 4, seed=1)
     target = write_folder(tmp_path / "target", 4, seed=2, masks=False)

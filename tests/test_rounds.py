@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from test_runs import assert_same, state
-from tiny_runs import cracks, tiny
+from tiny_runs import cracks, tiny, write_folder
 from torch import Tensor
 
 from hrda_core import TrainConfig, train
@@ -220,6 +220,13 @@ def test_a_labelled_image_is_mixed_into_one_crop() -> None:
         rounds(2, mixing="class-mix", round_crops=2).resolve(2, True, 0.03)
 
 
+def test_more_crops_are_of_rounds() -> None:
+    with pytest.raises(ValueError, match=r"adaptation\.round_crops=2: is of rounds, and this run has none"):
+        rounds(0, round_crops=2).resolve(2, True, 0.03)
+    source_only = replace(rounds(2, mixing="class-mix", round_crops=2), mode="source-only")
+    assert source_only.resolve(2, True, 0.03).mode == "source-only"  # where nothing adapts it says nothing
+
+
 def test_the_terminal_has_a_bar_of_photos_between_those_of_iterations(capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressBar()
     sizing = [Sizing(1, done=i, total=5) for i in range(6)]
@@ -342,6 +349,26 @@ def test_labels_of_other_photos_are_not_kept(tmp_path: Path) -> None:
     more = replace(cracks(6, 2), masks=None)
     train(config, SOURCE, more, VALIDATION, again.append, directory=tmp_path, resume=True)
     assert next(event.total for event in again if isinstance(event, Labelling)) == 6
+
+
+def test_labels_of_another_photo_of_the_same_name_are_not_kept(tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos", 5, seed=2, masks=False)
+
+    def go_on(until: int) -> int:
+        """Stops with the next photo after so many; returns how many there were to label."""
+        heard = list[Event]()
+
+        def stop() -> bool:
+            return bool(heard) and isinstance(heard[-1], Labelling) and heard[-1].done == until
+
+        target = replace(Dataset.from_folder(photos, SOURCE.classes), masks=None)
+        train(rounds(1), SOURCE, target, VALIDATION, heard.append, directory=tmp_path / "run", resume=True, stop=stop)
+        return next(event.total for event in heard if isinstance(event, Labelling))
+
+    assert go_on(until=1) == 5
+    assert go_on(until=0) == 3  # two were there
+    (photos / "images" / "0.png").write_bytes((photos / "images" / "1.png").read_bytes())
+    assert go_on(until=0) == 5
 
 
 def test_time_that_is_spent_and_patience_end_a_run_before_photos_are_labelled(
@@ -545,3 +572,14 @@ def test_when_the_size_is_sought() -> None:
     assert scales("adaptation.photo_scales=[1.0, 2.0]", "mode=source-only") == (1.0, 2.0)  # which has no use for them
     with pytest.raises(ValueError, match=r"adaptation\.photo_scales=.*needs a class named 'background'"):
         TrainConfig().changed(["adaptation.rounds=1", "adaptation.photo_scales=[1.0, 2.0]"]).resolve(19, False, 1.0)
+
+
+def test_photos_are_not_enlarged_without_limit() -> None:
+    """Known before the run, not after its warm-up."""
+    large = tiny({"data": {"target_scale": 9.0}, "adaptation": {"rounds": 1}})
+    said = (
+        r"adaptation\.photo_scales=\(0\.5, .* 2\.0\): data\.target_scale=9 times each must not exceed 16; use factors up to 1\.7"
+    )
+    with pytest.raises(ValueError, match=said):
+        large.resolve(2, True, 0.03)
+    assert replace(large, mode="source-only").resolve(2, True, 0.03).data.target_scale == 9

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -205,12 +207,31 @@ def test_the_time_budget_ends_a_run_and_counts_over_resumes(tmp_path: Path, monk
 
 
 def test_early_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([0.5, 0.4, 0.3, 0.6, 0.7])
+    """Counts from the warm-up's end on, which is iteration 2, since adapting is what is to bring better scores."""
+    scores = iter([0.5, 0.4, 0.3, 0.4, 0.6, 0.7])
     monkeypatch.setattr(Evaluation, "score", lambda _, tuned, has_background: 0.0 if tuned else next(scores))
     config = tiny({"schedule": {"early_stop": 2, "validate_every": 1}, "inference": {"tune_thresholds": False}})
     result = run(tmp_path, config)
     assert (result.stopped, result.score) == ("no better score in 2 evaluations", 0.5)
-    assert load_checkpoint(result.last)["resume"]["iteration"] == 3
+    assert load_checkpoint(result.last)["resume"]["iteration"] == 4
+
+
+def test_a_baseline_that_no_longer_gains_is_no_reason_not_to_adapt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    falling = iter(range(100, 0, -1))
+    monkeypatch.setattr(Evaluation, "score", lambda _, tuned, has_background: 0.0 if tuned else next(falling) / 100)
+    changes = {"schedule": {"early_stop": 1, "validate_every": 1}, "inference": {"tune_thresholds": False}}
+    result = run(tmp_path, tiny(changes, {"baseline": True}))
+    assert load_checkpoint(RunDirectory(tmp_path / "baseline").last)["resume"]["iteration"] == 6  # the whole of it
+    assert load_checkpoint(result.last)["resume"]["iteration"] == 4  # adapting stops: 3 counts as the first score, 4 is worse
+
+
+def test_the_time_of_a_baseline_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    result = run(tmp_path, tiny({"baseline": True, "schedule": {"time_budget": 1e6}}))
+    spent = {name: load_checkpoint(RunDirectory(place).last)["resume"]["seconds"]
+             for name, place in (("baseline", tmp_path / "baseline"), ("all", result.directory))}  # fmt: skip
+    assert spent["all"] > spent["baseline"] + 4  # looks at the clock, one or more an iteration
 
 
 # -- checkpoints ----------------------------------------------------------------------------------------------------------
@@ -237,8 +258,57 @@ def test_without_the_optimiser_the_file_is_smaller_and_a_resume_says_so(tmp_path
     assert any("save_optimizer=false" in getattr(event, "text", "") for event in told)
 
 
+def test_a_resume_learns_at_the_rate_that_it_is_given(tmp_path: Path) -> None:
+    stop = StopAt(3)
+    run(tmp_path, tiny(), listener=stop, stop=lambda: stop.now)
+    gentle = {"learning_rate": 1e-6, "head_factor": 2.0, "weight_decay": 0.5, "beta1": 0.5}
+    last = run(tmp_path, tiny({"optimisation": gentle}), resume=True).last
+    groups = load_checkpoint(last)["resume"]["optimizer"]["param_groups"]
+    assert [group["base_lr"] for group in groups] == [1e-6, 1e-6, 2e-6]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0, 0.5]
+    assert {tuple(group["betas"]) for group in groups} == {(0.5, 0.999)}
+
+
+def test_what_a_run_was_started_with_stays_recorded_until_it_goes_on(tmp_path: Path) -> None:
+    """Here the resume is asked for another network, then for a crop that the encoder does not take, then finds no space."""
+    stop = StopAt(3)
+    run(tmp_path, tiny(), listener=stop, stop=lambda: stop.now)
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(ValueError, match="head_channels"):
+        run(tmp_path, tiny({"model": {"head_channels": 32}}), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == before
+    with pytest.raises(ValueError, match="crop_height=80"):
+        run(tmp_path, tiny({"data": {"crop_height": 80}}), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == before
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match=r"the disk of run directory .* is full"):
+        patch.setattr(os, "fsync", full)
+        run(tmp_path, tiny({"seed": 1}), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == before
+    run(tmp_path, tiny({"schedule": {"log_every": 1}}), resume=True)
+    assert TrainConfig.load(tmp_path / "config.yaml").schedule.log_every == 1
+
+
+def test_a_start_anew_chooses_anew(tmp_path: Path) -> None:
+    """What was "auto" is settled by the iterations and classes of the new start; what the user set, or has edited, stays."""
+    run(tmp_path, tiny({"adaptation": {"source_warmup": -1, "edge_width": 3}}))
+    here = RunDirectory(tmp_path)
+    stored = TrainConfig.load(here.config).adaptation
+    assert (stored.source_warmup, stored.rounds, stored.mixing, stored.edge_width) == (3, 0, "none", 3)
+    anew = here.to_start_anew()
+    assert (anew.adaptation.source_warmup, anew.adaptation.rounds, anew.adaptation.mixing) == (-1, -1, "auto")
+    assert anew == tiny({"adaptation": {"source_warmup": -1, "edge_width": 3}})
+    here.config.write_text(here.config.read_text().replace("mixing: none", "mixing: foreground"))
+    assert here.to_start_anew().adaptation.mixing == "foreground"
+
+
 def test_another_model_cannot_go_on(tmp_path: Path) -> None:
     run(tmp_path, tiny())
+    with pytest.raises(ValueError, match=r"optimisation\.optimizer='sgd': the run in .* was started with 'adamw'"):
+        run(tmp_path, tiny({"optimisation": {"optimizer": "sgd"}}), resume=True)
     with pytest.raises(ValueError, match=r"model\.head_channels=32: the run in .* was started with 16"):
         run(tmp_path, tiny({"model": {"head_channels": 32}}), resume=True)
 
@@ -314,6 +384,22 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: 
     assert all(value.isfinite().all() for value in saved["student"].values())
 
 
+def test_a_stop_saves_nothing_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, stop = run_module.set_learning_rate, StopAt(5)
+
+    def poison(optimizer: torch.optim.Optimizer, iteration: int, config: Any) -> float:
+        if iteration == 4:
+            optimizer.param_groups[-1]["params"][-1].data.fill_(float("nan"))
+        return real(optimizer, iteration, config)
+
+    monkeypatch.setattr(run_module, "set_learning_rate", poison)
+    with pytest.raises(FloatingPointError, match=r"became nan at iteration 5.*the last checkpoint is from before"):
+        run(tmp_path, tiny({"schedule": {"log_every": 100}}), listener=stop, stop=lambda: stop.now)
+    saved = load_checkpoint(tmp_path / "checkpoints" / "last.pth")
+    assert saved["resume"]["iteration"] == 3
+    assert all(value.isfinite().all() for value in saved["student"].values())
+
+
 def test_out_of_memory_names_a_setting_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The device of this test has room for two 64 x 64 crops, and no more."""
     from hrda_core.training import safety
@@ -352,6 +438,28 @@ def test_out_of_memory_may_need_a_smaller_crop(tmp_path: Path, monkeypatch: pyte
     config = tiny({"data": {"crop_height": 128, "crop_width": 128}})
     with pytest.raises(MemoryError, match=r"optimisation\.batch_size=1, data\.crop_height=96, data\.crop_width=96 fits"):
         run(tmp_path, config)
+
+
+def test_what_is_said_to_fit_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MiT takes any multiple of 8, but a crop has to be one of 32; and parts of a batch have to divide it."""
+    from hrda_core.training import safety
+
+    def bounded(learner: Any, iteration: int, source: Any, *rest: Any) -> Any:
+        if source.image.numel() > 3 * 400 * 400:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {}
+
+    monkeypatch.setattr(run_module, "step", bounded)
+    monkeypatch.setattr(safety, "step", bounded)
+    changes = {
+        "model": {"encoder": "mit_b0", "multi_resolution": True},
+        "data": {"crop_height": 768, "crop_width": 768, "check": False},
+        "optimisation": {"batch_size": 4, "accumulation": 4},
+    }
+    said = "optimisation.batch_size=1, optimisation.accumulation=1, data.crop_height=288, data.crop_width=288"
+    with pytest.raises(MemoryError, match=f"{re.escape(said)} fits"):
+        run(tmp_path, tiny(changes))
+    tiny(changes).changed(said.split(", "))  # which is a configuration
 
 
 @pytest.fixture

@@ -232,8 +232,8 @@ def test_the_run_directory(adapted: tuple[Path, Recorder, TrainResult]) -> None:
     for folder in (directory / "previews", directory / "previews" / "validation"):
         assert sorted(p.name for p in folder.glob("*.jpg")) == ["image 0_000003.jpg", "image 0_000006.jpg"]
     assert len(list((directory / "tensorboard").iterdir())) == 1
-    assert {p.name for p in directory.iterdir() if not p.name.startswith(".")} == {"checkpoints", "config.yaml", "metrics.jsonl",
-                                                                                    "previews", "tensorboard"}  # fmt: skip
+    names = {"checkpoints", "chosen.yaml", "config.yaml", "metrics.jsonl", "previews", "tensorboard"}
+    assert {p.name for p in directory.iterdir() if not p.name.startswith(".")} == names
     assert {p.name for p in (directory / "checkpoints").iterdir()} == {"best.pth", "last.pth"}  # no temporary file is left
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hrda_core.whole_file import write_whole
+
 IGNORE = 255
 BACKGROUND_NAMES = ("background", "bg", "__bg__", "_background_")
 
@@ -46,4 +48,4 @@ def read_classes(path: Path) -> tuple[ClassInfo, ...]:
 
 def write_classes(path: Path, classes: Sequence[ClassInfo]) -> None:
     entries = [{"name": c.name, "color": list(c.color), "value": c.value} for c in classes]
-    path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    write_whole(path, json.dumps(entries, indent=1).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,14 @@ class Dataset:
         """The image's path, for messages."""
         image = self.images[index]
         return str(image) if isinstance(image, Path) else f"image {index}"
+
+    def version(self, index: int) -> str:
+        """Differs where another image lies under the same path."""
+        image = self.images[index]
+        if isinstance(image, Path):
+            facts = image.stat()
+            return f"{image.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+        return f"image {index} {zlib.crc32(image.tobytes())}"
 
     def image(self, index: int) -> Image:
         image = self.images[index]

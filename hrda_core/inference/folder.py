@@ -18,6 +18,7 @@ from hrda_core.inference.photo_writers import NpzWriter, OverlayWriter, Several
 from hrda_core.inference.predictor import Predictor
 from hrda_core.inference.tile_queue import RequestNetwork, TileQueue
 from hrda_core.inference.writers import PngWriter, Writer
+from hrda_core.whole_file import write_whole
 
 FOLDERS = {"masks": ".png", "overlays": ".jpg", "confidence": ".png", "probabilities": ".npz"}
 RECORD = "predict.json"  # in the output folder: by which weights and settings it was written
@@ -154,7 +155,7 @@ def _claim(predictor: Predictor, output: Path, overwrite: bool) -> None:
         elif any((output / name).is_dir() and any((output / name).iterdir()) for name in FOLDERS):
             raise ValueError(f"{output} holds masks or overlays that are not known to be predictions (no {RECORD}): {fix}")
     output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_whole(path, json.dumps(record, indent=1).encode())
     write_classes(output / "classes.json", predictor.classes)
 
 

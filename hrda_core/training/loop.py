@@ -58,7 +58,7 @@ def train(
             mode the photos serve previews and scores without labels, and may be missing.
         validation: labelled photos of the target's appearance, for evaluation and for choosing checkpoint and thresholds.
         listener: hears the events of `training.events`.
-        directory: of the run: config.yaml, metrics.jsonl, TensorBoard events, checkpoints/, previews/.
+        directory: of the run: config.yaml, chosen.yaml, metrics.jsonl, TensorBoard events, checkpoints/, previews/.
         resume: go on from checkpoints/last.pth where it exists; the result equals that of an undisturbed run.
         overwrite: start anew where an earlier run lies in `directory`; with neither, that is an error.
         stop: asked before every iteration and between the images of an evaluation; True saves and ends the run.
@@ -86,7 +86,7 @@ def train(
             tell(Stage(0, name="checking data"))
             data = prepare(config, source, target, validation, tell, stop, ranks)
             with contextlib.ExitStack() as lock, telling_a_full_disk(here.path):
-                ranks.from_first(lambda: _open(here, lock, data.config, resume, overwrite))
+                ranks.from_first(lambda: _open(here, lock, data.config, config, resume, overwrite))
                 end, result = _train(data, here, tell, stop, ranks)
         except Stopped:  # while the data were checked, or the colours of photos read
             end, result = End(0, None, "stop requested"), TrainResult(here.path, here.best, here.last, None, "stop requested")
@@ -99,10 +99,12 @@ def train(
     return result
 
 
-def _open(here: RunDirectory, lock: contextlib.ExitStack, config: TrainConfig, resume: bool, overwrite: bool) -> None:
+def _open(
+    here: RunDirectory, lock: contextlib.ExitStack, config: TrainConfig, given: TrainConfig, resume: bool, overwrite: bool
+) -> None:
     """The directory is this training's until `lock` is closed."""
     lock.enter_context(here)
-    here.prepare(config, resume, overwrite)
+    here.prepare(config, given, resume, overwrite)
 
 
 def _train(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, ranks: Ranks) -> tuple[End, TrainResult]:
@@ -110,25 +112,37 @@ def _train(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest,
     if not (config.baseline and config.mode in ("adapt", "semi-supervised")):
         end = _run(data, here, tell, stop, ranks)
         return end, TrainResult(here.path, here.best, here.last, end.score, end.stopped)
-    before = _run_baseline(data, baseline, tell, stop, ranks)
+    before = _run_baseline(data, baseline, here, tell, stop, ranks)
     if before.stopped:  # adapting has not begun, so the baseline is all there is to use
         return before, TrainResult(here.path, baseline.best, baseline.last, before.score, before.stopped, baseline.path)
     # a semi-supervised run learns from labelled photos from its first iteration on, so it shares nothing with the baseline
-    end = _run(data, here, tell, stop, ranks, branch=baseline.warmup if config.mode == "adapt" else None)
+    branch = baseline.warmup if config.mode == "adapt" else None
+    end = _run(data, here, tell, stop, ranks, branch, before.seconds)
     if config.fallback and not end.stopped and _is_better(before, end):
         end = _keep_the_baseline(before, end, baseline, here, tell, ranks)
     return end, TrainResult(here.path, here.best, here.last, end.score, end.stopped, baseline.path)
 
 
-def _run(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, ranks: Ranks, branch: Path | None = None) -> End:
-    """`branch`: the checkpoint to start from, unless the run goes on from its own."""
+def _run(
+    data: RunData,
+    here: RunDirectory,
+    tell: Listener,
+    stop: StopRequest,
+    ranks: Ranks,
+    branch: Path | None = None,
+    seconds: float = 0.0,
+) -> End:
+    """`branch`: the checkpoint to start from, unless the run goes on from its own. seconds: that training took before it."""
     tell(Stage(0, name=data.config.mode))
     run = Run(data, here, tell, stop, ranks=ranks)
     if _is_there(here.last, ranks):
         run.restore(here.last)
-    elif branch is not None and _is_there(branch, ranks):
-        run.restore(branch)
-        run.forget_evaluations()
+    else:
+        if branch is not None and _is_there(branch, ranks):
+            run.restore(branch)
+            run.forget_evaluations()
+        run.budget.used_before = seconds
+    ranks.from_first(lambda: here.record(data.config))
     return run.loop()
 
 
@@ -152,16 +166,19 @@ def _keep_the_baseline(before: End, end: End, baseline: RunDirectory, here: RunD
     return end._replace(score=before.score, chosen_by=before.chosen_by)
 
 
-def _run_baseline(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest, ranks: Ranks) -> End:
+def _run_baseline(data: RunData, here: RunDirectory, main: RunDirectory, tell: Listener, stop: StopRequest, ranks: Ranks) -> End:
     """Source-only, as long as the run itself, in a directory of its own; keeps its state at the end of the warm-up."""
-    config = replace(data.config, mode="source-only", baseline=False)
+    schedule = replace(data.config.schedule, early_stop=0)  # its plateau is no reason not to adapt
+    config = replace(data.config, mode="source-only", baseline=False, schedule=schedule)
     alone = replace(data, config=config, training=replace(data.training, target=None, labelled_target=None, colours=None))
     tell(Stage(0, name=BASELINE))
     with contextlib.ExitStack() as lock:
-        ranks.from_first(lambda: _open(here, lock, config, resume=True, overwrite=False))
+        ranks.from_first(lambda: _open(here, lock, config, config, resume=True, overwrite=False))
         run = Run(alone, here, tell, stop, keep_state_at=config.adaptation.source_warmup, ranks=ranks)
         if _is_there(here.last, ranks):
             run.restore(here.last)
+        ranks.from_first(lambda: here.record(config))
+        ranks.from_first(lambda: main.record(data.config))
         return run.loop()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -37,6 +39,13 @@ def build_optimizer(model: HRDA, config: OptimisationConfig, fused: bool = False
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=fused or None)
+
+
+def restore_averages(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads what `optimizer.state_dict()` holds of the weights; rates and decays stay those that `optimizer` was built with."""
+    ours, theirs = optimizer.state_dict()["param_groups"], state["param_groups"]
+    groups = [{**mine, "params": other["params"]} for mine, other in zip(ours, theirs, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def learning_rate(base: float, iteration: int, config: OptimisationConfig) -> float:

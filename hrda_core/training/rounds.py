@@ -64,7 +64,7 @@ def rates_of(stretch: Stretch, optimisation: OptimisationConfig) -> Optimisation
     return replace(optimisation, iterations=length, warmup_iterations=warmup)
 
 
-PHOTOS = "photos.txt"  # names of all photos of the target, in order: labels are kept by position
+PHOTOS = "photos.txt"  # all photos of the target as they were, in order: labels are kept by position
 
 
 @dataclass
@@ -98,14 +98,14 @@ class PhotoLabeller:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _prepare(self, folder: Path, keep: bool) -> None:
-        names = "\n".join(self.photos.name(i) for i in range(len(self.photos))).encode(errors="surrogateescape")
+        photos = "\n".join(self.photos.version(i) for i in range(len(self.photos))).encode(errors="surrogateescape")
         listed = self.folder / PHOTOS
-        same = listed.is_file() and listed.read_bytes() == names  # or other photos lie at the positions now
+        same = listed.is_file() and listed.read_bytes() == photos  # or other photos lie at the positions now
         for other in self.folder.glob("round_*"):
             if other != folder or not (keep and same):
                 shutil.rmtree(other)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(listed, names)
+        write_whole(listed, photos)
 
     def _chosen(self, number: int) -> list[int]:
         """Positions of the photos of a round."""

@@ -30,12 +30,14 @@ class End(NamedTuple):
     """score: of the best checkpoint, None without a validation set. stopped: why early, "" where it was not.
 
     chosen_by: what the best checkpoint was chosen by: the score, or without a validation set one that needs no labels.
+    seconds: of training, over all resumes.
     """
 
     iteration: int
     score: float | None
     stopped: str
     chosen_by: float | None = None
+    seconds: float = 0.0
 
 
 class Run(RunState):
@@ -62,7 +64,8 @@ class Run(RunState):
         self.ranks.wait()  # what was saved can be read by all
         if self.data.training.target is not None:
             self._warn("no gain", no_gain_notice(self.best_iteration, self.config.adaptation.source_warmup, self.evaluated))
-        return End(self.iteration, None if self.data.validation is None else self.best_score, stopped, self.best_score)
+        score = None if self.data.validation is None else self.best_score
+        return End(self.iteration, score, stopped, self.best_score, self.budget.used())
 
     def _iterate_all(self) -> str:
         """Why the run stopped early, or ""."""
@@ -105,10 +108,10 @@ class Run(RunState):
         if done % every.log_every == 0 or done == total:
             self._log(rate)
         elif saving or evaluating:
-            self._check()  # what is not finite must reach no file
+            self._check()
         self._hold_to_share_if_due()
         if saving:
-            check_weights(self.learner.student, done, self.config)
+            check_weights(self.learner.student, done, self.config)  # first, since ranks that are not finite differ as well
             self._check_ranks()
         if done == self.keep_state_at:
             self._save(self.here.warmup, {}, best=False, resume=True)
@@ -210,6 +213,10 @@ class Run(RunState):
             self.sums[name] = self.sums[name] + pair if name in self.sums else pair
         return rate
 
+    def _adapting_since(self) -> int:
+        """The first iteration in which photos teach; without photos to adapt to, the first of all."""
+        return 0 if self.data.training.target is None else self.config.adaptation.source_warmup
+
     def _reason_to_stop(self) -> str:
         stop, spent = self.ranks.any([self.stop(), self.budget.is_spent()])
         if stop:
@@ -268,7 +275,7 @@ class Run(RunState):
             self.tell(Metrics(self.iteration, values))
         # NaN where neither labels nor predictions have foreground, or nothing is scored; then the latest counts as the best
         better = self.best_score is None or math.isnan(self.best_score) or score > self.best_score
-        if evaluations:
+        if evaluations and self.iteration > self._adapting_since():
             self.early_stop.note(better)
         if better:
             self.best_score, self.best_iteration = score, self.iteration

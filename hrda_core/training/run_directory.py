@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from hrda_core.config import TrainConfig
+from hrda_core.config_yaml import dump_yaml, parse_yaml
 from hrda_core.models.checkpoints import load_checkpoint
 from hrda_core.whole_file import write_whole
 
@@ -22,6 +24,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.chosen = self.path / "chosen.yaml"  # the part of config.yaml that was "auto" and that the run chose
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.best = self.checkpoints / "best.pth"
@@ -65,28 +68,52 @@ class RunDirectory:
     def holds_a_baseline(self) -> bool:
         return (self.baseline / self.metrics.name).is_file() or any((self.baseline / self.checkpoints.name).glob("*.pth"))
 
-    def prepare(self, config: TrainConfig, resume: bool, overwrite: bool) -> None:
+    def prepare(self, config: TrainConfig, given: TrainConfig, resume: bool, overwrite: bool) -> None:
         """Makes the directory ready for a first start, a resume, or, with `overwrite`, for a start anew.
+
+        What a resumed run was started with stays recorded until the run goes on: then `record` is called.
+
+        Args:
+            config: `given` with every "auto" settled.
 
         Raises:
             ValueError: an earlier run lies here and neither was asked for, or it cannot go on with this configuration.
         """
-        if resume and self.last.is_file():
+        if resume and (self.last.is_file() or self.holds_a_baseline()):  # with nothing but that, adapting had not begun
             self._check_same_model(config)
-        elif resume and self.holds_a_baseline():
-            self._check_same_model(config)  # adapting had not begun
-        elif self.holds_a_run():
+            return
+        if self.holds_a_run():
             if not (overwrite or resume):
                 raise ValueError(
                     f"run directory {self.path} already holds a run: resume it, overwrite it (--resume, --overwrite), "
                     f"or choose another directory"
                 )
             self.clear()
-        self.config.write_text(config.to_yaml(), encoding="utf-8")
+        write_whole(self.chosen, dump_yaml(_changed(given.as_dict(), config.as_dict())).encode())
+        self.record(config)
+
+    def record(self, config: TrainConfig) -> None:
+        write_whole(self.config, config.to_yaml().encode())
+
+    def to_start_anew(self) -> TrainConfig:
+        """config.yaml with "auto" again wherever the run chose and nobody has changed that: what suits other data or iterations
+        may differ.
+        """
+        config = TrainConfig.load(self.config)
+        if not self.chosen.is_file():
+            return config
+        auto, now = TrainConfig().as_dict(), config.as_dict()
+        chosen = parse_yaml(self.chosen.read_text(encoding="utf-8"))
+        return config.updated(
+            {
+                section: {name: auto[section][name] for name, value in values.items() if now[section][name] == value}
+                for section, values in chosen.items()
+            }
+        )
 
     def clear(self) -> None:
         """Removes what a run wrote, and nothing else."""
-        for file in (self.metrics, self.report, *self.checkpoints.glob("*.pth")):
+        for file in (self.metrics, self.report, self.chosen, *self.checkpoints.glob("*.pth")):
             file.unlink(missing_ok=True)
         for folder in (self.previews, self.photo_labels, self.tensorboard, self.baseline):
             shutil.rmtree(folder, ignore_errors=True)
@@ -109,6 +136,7 @@ class RunDirectory:
             return
         before, now = TrainConfig.load(self.config).as_dict(), config.as_dict()
         fixed = {"mode": (before["mode"], now["mode"])}
+        fixed["optimisation.optimizer"] = (before["optimisation"]["optimizer"], now["optimisation"]["optimizer"])
         fixed |= {f"model.{name}": (value, now["model"][name]) for name, value in before["model"].items()}
         for name, (old, new) in fixed.items():
             if old != new and name not in STARTS:
@@ -116,3 +144,13 @@ class RunDirectory:
                     f"{name}={new!r}: the run in {self.path} was started with {old!r}; resume with that, "
                     f"or start anew in another directory"
                 )
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The values of `after` that differ, by section."""
+    sections = {name: inner for name, inner in after.items() if isinstance(inner, dict)}
+    differing = {
+        section: {name: value for name, value in inner.items() if before[section][name] != value}
+        for section, inner in sections.items()
+    }
+    return {section: values for section, values in differing.items() if values}

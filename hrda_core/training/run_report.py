@@ -20,6 +20,7 @@ from hrda_core.inference.predictor import Predictor
 from hrda_core.models.checkpoints import load_checkpoint, weights_version
 from hrda_core.training.history import label_free_charts, loss_charts, read_history, validation_chart
 from hrda_core.training.run_directory import RunDirectory
+from hrda_core.whole_file import write_whole
 
 SHOWN = 6  # photos per section
 MOMENTS = 5  # pictures of one photo over time
@@ -193,7 +194,7 @@ def _annotate_next(predictor: Predictor, target: Dataset | None, here: RunDirect
     looked_at = [i for i in spread(len(target), RANKED) if target.masks is None or target.masks[i] is None]
     ranked = annotate_next(predictor.probabilities, predictor.features, target, looked_at, WORTHWHILE)
     entries = [{"image": target.name(index), "uncertainty": round(uncertainty, 4)} for index, uncertainty in ranked]
-    (here.path / "annotate_next.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    write_whole(here.path / "annotate_next.json", json.dumps(entries, indent=1).encode())
     rows: list[Item] = [_photo(predictor, target, i, f"uncertainty {100 * value:.1f} %") for i, value in ranked]
     text = (
         f"Of {len(looked_at)} target photos without labels, those where labels would teach most: the network is unsure of them, "

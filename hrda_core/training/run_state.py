@@ -15,10 +15,10 @@ from hrda_core.training.distributed import ALONE, Ranks
 from hrda_core.training.evaluator import Evaluator
 from hrda_core.training.events import CheckpointSaved, Listener, Notice
 from hrda_core.training.learner import build_learner
-from hrda_core.training.optimisation import build_optimizer
+from hrda_core.training.optimisation import build_optimizer, restore_averages
 from hrda_core.training.rounds import PhotoLabeller, stretches
 from hrda_core.training.run_directory import RunDirectory
-from hrda_core.training.safety import check_losses
+from hrda_core.training.safety import check_losses, check_weights
 from hrda_core.training.snapshot import describe
 from hrda_core.training.stopping import EarlyStop, StopRequest, TimeBudget
 from hrda_core.training.validation import Evaluation
@@ -115,6 +115,7 @@ class RunState:
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def _save_last(self) -> None:
+        self._check()
         self._save(self.here.last, {}, best=False, resume=True)
         keep = self.config.schedule.keep_checkpoints
         if keep and self.ranks.first:
@@ -123,6 +124,7 @@ class RunState:
                 old.unlink()
 
     def _save(self, path: Path, evaluations: dict[str, Evaluation], best: bool, resume: bool = False) -> None:
+        check_weights(self.learner.student, self.iteration, self.config)  # what is not finite must reach no file
         if not self.ranks.first:
             return
         target, validation = self.data.photos, self.data.validation
@@ -169,7 +171,7 @@ class RunState:
         self.learner.teacher.model.load_state_dict(checkpoint["teacher"])
         self.iteration, self.evaluated = int(state["iteration"]), int(state["evaluated"])
         if state["optimizer"] is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore_averages(self.optimizer, state["optimizer"])
         else:
             text = "the checkpoint was saved without the optimiser (schedule.save_optimizer=false): its averages start anew"
             self.tell(Notice(self.iteration, text=text))
@@ -190,6 +192,6 @@ class RunState:
             self.here.truncate_metrics(self.iteration)
 
     def forget_evaluations(self) -> None:
-        """For a run that branched off another: scores, log and time begin here."""
+        """For a run that branched off another: scores and log begin here."""
         self.best_score, self.best_iteration, self.sums, self.evaluated = None, 0, {}, self.iteration
-        self.early_stop.without_gain, self.budget.used_before = 0, 0.0
+        self.early_stop.without_gain = 0

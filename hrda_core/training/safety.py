@@ -54,11 +54,9 @@ def out_of_memory_message(learner: Learner, device: torch.device, iteration: int
     )
     if ranks > 1:
         return f"{text}a batch is shared by {ranks} processes; {_less_for_ranks(batch, ranks)}"
-    for size, height, width in _smaller(config, learner.student.size_multiple, learner.student.min_size):
-        if _fits(learner, device, size, height, width):
-            crop = f", data.crop_height={height}, data.crop_width={width}"
-            smaller_crop = (height, width) != (data.crop_height, data.crop_width)
-            return f"{text}optimisation.batch_size={size}{crop if smaller_crop else ''} fits"
+    for smaller in _smaller(config, learner.student.size_multiple, learner.student.min_size):
+        if _fits(learner, device, smaller):
+            return f"{text}{_difference(config, smaller)} fits"
     return f"{text}not even the smallest crop with batch 1 fits; use a smaller model.encoder, or device=cpu"
 
 
@@ -97,21 +95,37 @@ def _less_for_ranks(batch: int, ranks: int) -> str:
     return "use smaller crops or a smaller model.encoder"
 
 
-def _smaller(config: TrainConfig, multiple: int, smallest: int) -> Iterable[tuple[int, int, int]]:
+def _smaller(config: TrainConfig, multiple: int, smallest: int) -> Iterable[TrainConfig]:
     """Half the batch, again and again; then smaller crops one by one."""
-    batch, height, width = config.optimisation.batch_size, config.data.crop_height, config.data.crop_width
+    batch, accumulation = config.optimisation.batch_size, config.optimisation.accumulation
     while batch > 1:
         batch //= 2
-        yield batch, height, width
+        accumulation = math.gcd(batch, accumulation)
+        config = config.updated({"optimisation": {"batch_size": batch, "accumulation": accumulation}})
+        yield config
+    multiple = math.lcm(multiple, 32)  # the detail crop is half of the crop, and a multiple of 16
+    smallest = -(-max(smallest, 64) // multiple) * multiple
+    height, width = config.data.crop_height, config.data.crop_width
     while min(height, width) > smallest:
         height, width = (max(3 * side // 4 // multiple * multiple, smallest) for side in (height, width))
-        yield 1, height, width
+        yield config.updated({"data": {"crop_height": height, "crop_width": width}})
 
 
-def _fits(learner: Learner, device: torch.device, batch: int, height: int, width: int) -> bool:
+def _difference(before: TrainConfig, now: TrainConfig) -> str:
+    """The fields of batch and crop to set, the batch always."""
+    optimisation, data = now.optimisation, now.data
+    fields = [f"optimisation.batch_size={optimisation.batch_size}"]
+    if optimisation.accumulation != before.optimisation.accumulation:
+        fields.append(f"optimisation.accumulation={optimisation.accumulation}")
+    if (data.crop_height, data.crop_width) != (before.data.crop_height, before.data.crop_width):
+        fields += [f"data.crop_height={data.crop_height}", f"data.crop_width={data.crop_width}"]
+    return ", ".join(fields)
+
+
+def _fits(learner: Learner, device: torch.device, config: TrainConfig) -> bool:
     """One whole iteration on noise, as heavy as a real one."""
-    config = learner.config.updated({"data": {"crop_height": height, "crop_width": width}})
     config = replace(config, adaptation=replace(config.adaptation, source_warmup=0))
+    batch, height, width = config.optimisation.batch_size, config.data.crop_height, config.data.crop_width
     adapting = config.mode in ("adapt", "semi-supervised")
     part = 2 if config.model.detail_crop == "half" else 1
     learner.student.detail_size = learner.teacher.model.detail_size = (height // part, width // part)
@@ -121,15 +135,23 @@ def _fits(learner: Learner, device: torch.device, batch: int, height: int, width
     try:
         image = torch.randn(batch, 3, height, width, device=device)
         label = torch.zeros(batch, height, width, dtype=torch.int64, device=device)
-        in_rounds = config.adaptation.rounds > 0  # then nobody asks the teacher about crops
-        seen = torch.zeros(batch, 3, height, width, dtype=torch.uint8, device=device) if in_rounds else None
-        target = TargetBatch(image, torch.ones(batch, height, width, device=device), seen) if adapting else None
         optimizer = build_optimizer(learner.student, config.optimisation)
         draws = StepDraws(config.seed, 0, config.adaptation, config.model.detail_crop)
-        step(replace(learner, config=config), 0, SourceBatch(image, label), target, draws)
+        # a recorded pass would write into gradients that are gone
+        trial = replace(learner, config=config, student_forward=None)
+        step(trial, 0, SourceBatch(image, label), _noise(config, device) if adapting else None, draws)
         optimizer.step()
     except Exception as error:
         if is_out_of_memory(error):
             return False
         raise
     return True
+
+
+def _noise(config: TrainConfig, device: torch.device) -> TargetBatch:
+    """As many crops of photos as an iteration has at most."""
+    in_rounds = config.adaptation.rounds > 0  # then nobody asks the teacher about crops
+    photos = config.optimisation.batch_size * (config.adaptation.round_crops if in_rounds else 1)
+    size = config.data.crop_height, config.data.crop_width
+    seen = torch.zeros(photos, 3, *size, dtype=torch.uint8, device=device) if in_rounds else None
+    return TargetBatch(torch.randn(photos, 3, *size, device=device), torch.ones(photos, *size, device=device), seen)
