@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -122,6 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
     photo = cv2.imread(options.photo, cv2.IMREAD_COLOR)  # turned as the camera was held; blue, green, red
     if photo is None:
         print(f"error: {options.photo} is no image that can be read", file=sys.stderr)
+        return 1
+    if not Path(options.network).is_file():
+        print(f"error: {options.network} does not exist: give a file that `python -m hrda_core export` wrote", file=sys.stderr)
         return 1
     predictor = OnnxPredictor(options.network)
     labels, _ = predictor.predict(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB))

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import cv2
 from tqdm import tqdm
 
 from hrda_core.config import TrainConfig
+from hrda_core.data.folders import labelled_folder
 from hrda_core.data.samples import Dataset, join
 from hrda_core.data.synthetic_cracks import LOOKS, CrackSynthesis, synthesize
 from hrda_core.demo import demo
@@ -93,10 +95,10 @@ def _train(options: argparse.Namespace) -> None:
     folders = {name: value for name in ("source", "target", "validation") if (value := getattr(options, name))}
     config = config.updated({"data": folders})
     config = config.changed(options.set)
-    source, target, validation = (
-        _datasets(folders) for folders in (config.data.source, config.data.target, config.data.validation)
-    )
+    source, target, validation = _datasets(config)
     rank = rank_of_environment()
+    if rank == 0:
+        print(_in_short(config, options, stored), file=sys.stderr)
     listeners: list[Listener] = [ProgressBar()] if rank == 0 else []
     if options.events:
         listeners.append(EventFile(Path(options.events), here))
@@ -129,12 +131,25 @@ def _train(options: argparse.Namespace) -> None:
     print(f"Report: {write_run_report(trained, source, target, validation).resolve()}")
 
 
+def _in_short(config: TrainConfig, options: argparse.Namespace, stored: Path) -> str:
+    """Where the settings are from, and those that tell trainings apart at first sight."""
+    origin = f"preset {options.preset or 'standard'}"
+    if options.config or (not options.preset and stored.is_file()):
+        origin = str(options.config or stored)
+    data, steps = config.data, config.optimisation
+    return (
+        f"{config.mode}, settings of {origin}: {config.model.encoder}, crops of {data.crop_height} x {data.crop_width}, "
+        f"{steps.iterations} iterations of batch {steps.batch_size}, device {config.device}"
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     predictor = Predictor(options.checkpoint, options.device, network=options.network)
-    dataset = Dataset.from_folder(options.data)
+    dataset = labelled_folder(options.data, "data", predictor.classes)
     if [c.name for c in dataset.classes] != [c.name for c in predictor.classes]:
         raise ValueError(
-            f"classes of {options.data} differ from the checkpoint's: {', '.join(c.name for c in predictor.classes)}"
+            f"classes of {options.data} ({', '.join(c.name for c in dataset.classes)}) differ from the checkpoint's "
+            f"({', '.join(c.name for c in predictor.classes)}): give both the same, in the same order"
         )
     with _progress("evaluate") as progress:
         result = evaluate(predictor.probabilities, dataset, predictor.thresholds, options.tolerance, progress)
@@ -200,8 +215,14 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{path}: windows of {height}x{width}, differs from PyTorch by at most {difference:.1e} in a probability")
 
 
-def _datasets(folders: tuple[str, ...]) -> Dataset | None:
-    return join([Dataset.from_folder(folder) for folder in folders]) if folders else None
+def _datasets(config: TrainConfig) -> tuple[Dataset | None, Dataset | None, Dataset | None]:
+    """Source, target, validation. Folders of photos without classes.json have the source's classes."""
+    read = partial(labelled_folder, role="source") if config.mode != "supervised" else Dataset.from_folder
+    source = join([read(folder) for folder in config.data.source]) if config.data.source else None
+    classes = None if source is None else source.classes
+    target = [Dataset.from_folder(folder, classes) for folder in config.data.target]
+    validation = [labelled_folder(folder, "validation", classes) for folder in config.data.validation]
+    return source, join(target) if target else None, join(validation) if validation else None
 
 
 class _progress:
@@ -234,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--validation", default="", help="labelled folder of the target's appearance")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="model.pretrained=false")
-    command.add_argument("--overwrite", action="store_true", help="also where a run lies that is not a demo")
+    command.add_argument("--overwrite", action="store_true", help="also where a run of other data lies")
     command.set_defaults(run=_demo)
 
     command = commands.add_parser("synthesize", help="make a labelled synthetic crack set")
@@ -257,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="train; without --preset or --config it reads config.yaml of the run directory")
     command.add_argument("directory", help="of the run")
     command.add_argument("--config", help="a YAML file")
-    command.add_argument("--preset", choices=list(PRESETS), help="default: standard")
+    command.add_argument("--preset", choices=list(PRESETS), help="default: the run directory's settings, else standard")
     for name in ("source", "target", "validation"):
         command.add_argument(f"--{name}", action="append", default=[], metavar="FOLDER", help="may be given several times")
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="optimisation.iterations=300")

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from hrda_core.config_adaptation import AUTO, AdaptationConfig
-from hrda_core.config_auto import Facts, settled_adaptation, settled_class_prior, settled_zooms
+from hrda_core.config_auto import (
+    Facts,
+    settled_adaptation,
+    settled_class_prior,
+    settled_dice_weight,
+    settled_warmup,
+    settled_zooms,
+)
 from hrda_core.config_checks import check, one_of, share
 from hrda_core.config_data import LARGEST_SCALE, AugmentationConfig, DataConfig
 from hrda_core.config_yaml import as_dict, dump_yaml, from_dict, merged, parse_yaml
@@ -83,10 +90,10 @@ class OptimisationConfig:
     momentum: float = 0.9  # SGD only
     schedule_power: float = 1.0  # polynomial decay to min_learning_rate at the last iteration
     min_learning_rate: float = 0.0
-    warmup_iterations: int = 1500  # linear, from warmup_ratio times the learning rate
+    warmup_iterations: int = AUTO  # linear, from warmup_ratio times the learning rate; -1 = auto: a tenth, at most 1,500
     warmup_ratio: float = 1e-6
     clip_gradient_norm: float = 0.0  # 0 = no clipping
-    dice_weight: float = 0.0  # soft Dice beside the cross entropy on labelled images
+    dice_weight: float = -1.0  # soft Dice beside the cross entropy on labelled images; -1 = auto (thin: 1, else 0)
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "accumulation"):
@@ -97,10 +104,13 @@ class OptimisationConfig:
         for name in ("learning_rate", "head_factor"):
             check(getattr(self, name) > 0, f"optimisation.{name}", getattr(self, name), "use a number above 0")
         for name in (
-            *("weight_decay", "norm_weight_decay", "min_learning_rate", "warmup_iterations", "warmup_ratio"),
-            *("schedule_power", "clip_gradient_norm", "dice_weight"),
+            *("weight_decay", "norm_weight_decay", "min_learning_rate", "warmup_ratio"),
+            *("schedule_power", "clip_gradient_norm"),
         ):
             check(getattr(self, name) >= 0, f"optimisation.{name}", getattr(self, name), "must not be negative")
+        for name in ("warmup_iterations", "dice_weight"):
+            value = getattr(self, name)
+            check(value >= 0 or value == AUTO, f"optimisation.{name}", value, "use 0 or more, or -1 for auto")
         for name in ("beta1", "beta2", "momentum"):
             check(
                 0 <= getattr(self, name) < 1,
@@ -203,7 +213,13 @@ class TrainConfig:
         )
         check(not facts.adapting or scale * max(scales) <= LARGEST_SCALE, "adaptation.photo_scales", scales, fix)
         model = replace(self.model, class_prior=settled_class_prior(self.model.class_prior, facts))
-        return replace(self, model=model, adaptation=adaptation, inference=replace(self.inference, zooms=zooms))
+        optimisation = replace(
+            self.optimisation,
+            warmup_iterations=settled_warmup(self.optimisation.warmup_iterations, facts),
+            dice_weight=settled_dice_weight(self.optimisation.dice_weight, facts),
+        )
+        inference = replace(self.inference, zooms=zooms)
+        return replace(self, model=model, adaptation=adaptation, optimisation=optimisation, inference=inference)
 
     def updated(self, changes: Mapping[str, Any]) -> TrainConfig:
         """A copy with nested changes: `config.updated({"optimisation": {"iterations": 300}})`."""

@@ -15,6 +15,7 @@ PHOTO_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0)  # larger ones take long to look at
 ROUNDS = 2  # of a run that has them: the second one's labels are better by what the first one taught
 ROUND_CROPS = 2  # of photos, for each of a labelled image: in rounds they teach more, but not without those
 SETTLED = 1000  # iterations of a run whose warm-up is worth labelling whole photos with: measured, 1,200 are and 600 are not
+LONGEST_WARMUP = 1500  # as published, of 40,000 iterations
 BALANCE = 0.75  # of many classes
 LITTLE = 0.1  # share of the labelled pixels
 LEAST_SHARE = 0.3  # of the labelled images' share of foreground
@@ -72,6 +73,15 @@ def settled_zooms(given: tuple[float, ...], facts: Facts) -> tuple[float, ...]:
 
 def settled_class_prior(given: str, facts: Facts) -> str:
     return _or(given, "auto", "labelled" if facts.one_class else "equal")
+
+
+def settled_warmup(given: int, facts: Facts) -> int:
+    """Of the learning rate: in a short run a long one would leave it low throughout."""
+    return _or(given, AUTO, min(LONGEST_WARMUP, facts.iterations // 10))
+
+
+def settled_dice_weight(given: float, facts: Facts) -> float:
+    return _or(given, AUTO, float(facts.thin))
 
 
 def _with_labels(given: AdaptationConfig, facts: Facts) -> AdaptationConfig:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hrda_core.config import TrainConfig
+from hrda_core.data.folders import labelled_folder
 from hrda_core.data.samples import Dataset
 from hrda_core.data.synthetic_cracks import CrackSynthesis, synthesize
 from hrda_core.inference.predictor import Predictor
@@ -17,12 +18,13 @@ from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.loop import train
 from hrda_core.training.run_directory import RunDirectory
 from hrda_core.training.validation import evaluate
+from hrda_core.whole_file import write_whole
 
 # Source and target are two appearances of our own crack generator: asphalt, and rusty metal or old wood.
 SOURCE = CrackSynthesis(count=240, size=256, look="asphalt")
 TARGET = CrackSynthesis(count=240, size=256, look="rusty")
 HELD_OUT = CrackSynthesis(count=32, size=256, look="rusty")
-MARK = ".demo"  # an empty file in a demo's directory
+MARK = ".demo"  # in a demo's directory: the folders that it is of
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,14 @@ def demo(
 
     Without folders it makes its own data. With `source` and `target` it runs on a user's; `validation` (labelled, of the
     target's appearance) is what the comparison is measured on, without it the report shows pictures and curves only.
-    `changes` alter settings of both runs, as in "optimisation.iterations=300". An earlier demo in `directory` is replaced,
-    another run only with `overwrite`.
+    `changes` alter settings of both runs, as in "optimisation.iterations=300". An earlier demo of the same folders in
+    `directory` is replaced, another run only with `overwrite`.
 
     Raises:
         ValueError: such a run lies there; SOURCE or TARGET is missing; and as `train`.
     """
     started = time.monotonic()
-    _claim(directory, overwrite)
+    _claim(directory, [source, target, validation], overwrite)
     if source or target or validation:
         data, config = _folders(source, target, validation), preset("quick")
     else:
@@ -73,24 +75,26 @@ def demo(
     )
 
 
-def _claim(directory: Path, overwrite: bool) -> None:
-    if RunDirectory(directory).holds_a_run() and not overwrite and not (directory / MARK).is_file():
+def _claim(directory: Path, folders: list[str], overwrite: bool) -> None:
+    mark, content = directory / MARK, "\n".join(folders)
+    known = mark.is_file() and mark.read_text(encoding="utf-8") == content
+    if RunDirectory(directory).holds_a_run() and not overwrite and not known:
         raise ValueError(
-            f"directory {directory} holds a run that is not a demo: choose another directory, or overwrite it (--overwrite)"
+            f"directory {directory} holds another run: choose another directory, or overwrite it (--overwrite; "
+            f"make demo DIRECTORY=..., or OVERWRITE=1)"
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / MARK).touch()
+    write_whole(mark, content.encode())
 
 
 def _folders(source: str, target: str, validation: str) -> DemoData:
     for name, folder in (("SOURCE", source), ("TARGET", target)):
         if not folder:
             raise ValueError(f"{name} is missing: give SOURCE (labelled) and TARGET (photos) together, or none of them")
-    labelled = Dataset.from_folder(source)
+    labelled = labelled_folder(source, "SOURCE")
     return DemoData(
         labelled,
         replace(Dataset.from_folder(target, labelled.classes), masks=None),  # never to be seen, nor shown
-        Dataset.from_folder(validation, labelled.classes) if validation else None,
+        labelled_folder(validation, "VALIDATION", labelled.classes) if validation else None,
     )
 
 

@@ -46,7 +46,7 @@ _PUBLISHED_HRDA = TrainConfig(
         feature_distance_classes=_CITYSCAPES_THINGS,
         mask_weight=0.0,
     ),
-    optimisation=OptimisationConfig(iterations=40_000),
+    optimisation=OptimisationConfig(iterations=40_000, warmup_iterations=1500, dice_weight=0.0),
     inference=InferenceConfig(network="student", tune_thresholds=False, blending="average", detail_overlap=0.5, zooms=(1.0,)),
     schedule=ScheduleConfig(validate_every=4000, checkpoint_every=4000, preview_every=4000),
 )
@@ -63,6 +63,18 @@ PRESETS: dict[str, TrainConfig] = {
         ),
         inference=InferenceConfig(window_height=256, window_width=256, overlap=0.25, zooms=(1.0,)),
         schedule=ScheduleConfig(validate_every=200, checkpoint_every=200, preview_every=200, log_every=10, label_free_photos=8),
+    ),
+    "cracks": TrainConfig(  # what was measured on real cracks (docs/adaptation.md), also on CPU
+        model=ModelConfig(encoder="mobilenetv2_100", head_channels=64),
+        data=DataConfig(crop_height=256, crop_width=256, flip_vertical=0.5, rotate=0.5),
+        augmentation=AugmentationConfig("light"),
+        # photos of a round: as many as it has iterations, so that it draws crops of each more than once
+        adaptation=AdaptationConfig(teacher_alpha=0.99, feature_distance_weight=0.0, round_photos=300),
+        optimisation=OptimisationConfig(
+            iterations=1200, learning_rate=4e-4, head_factor=5.0, warmup_iterations=100, dice_weight=1.0
+        ),
+        inference=InferenceConfig(window_height=448, window_width=448, overlap=0.25),
+        schedule=ScheduleConfig(validate_every=300, checkpoint_every=300, preview_every=300),
     ),
     "standard": _STANDARD,
     "published-hrda": _PUBLISHED_HRDA,
@@ -84,7 +96,7 @@ PRESETS: dict[str, TrainConfig] = {
 
 
 def preset(name: str) -> TrainConfig:
-    """One of the named configurations: quick, standard, published-hrda, published-mic, crack-tutorial."""
+    """One of the named configurations: quick, cracks, standard, published-hrda, published-mic, crack-tutorial."""
     if name not in PRESETS:
         raise ValueError(f"preset={name!r}: use one of {', '.join(PRESETS)}")
     return PRESETS[name]

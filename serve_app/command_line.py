@@ -25,9 +25,14 @@ if TYPE_CHECKING:
 MODES = ("deploy", "predict")
 
 
+def is_command_line(words: Sequence[str]) -> bool:
+    """Whether this module's package was started with these words, and not a server that loads it."""
+    return Path(words[0]).name == "main.py"
+
+
 def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace | None, bool]:
     """The arguments, and whether there are any: a server that starts the app has its own."""
-    if len(words) < 2 or words[1] not in MODES or Path(words[0]).name.startswith("uvicorn"):
+    if not is_command_line(words):
         return None, False
     parser = argparse.ArgumentParser("python -m serve_app.main", description="Serve HRDA without a platform")
     add = parser.add_argument
@@ -40,8 +45,8 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace | None, bo
     add("--settings", nargs="*", default=[], help="name=value ..., or a .yaml or .json file; see inference_settings.yaml")
     add("--output", default="./predictions", help="folder for the annotations")
     add("--draw", action="store_true", help="also write the images with the objects drawn on them")
-    add("--host", default="0.0.0.0", help="address to listen at")
-    add("--port", type=int, default=8000)
+    add("--host", default="0.0.0.0", help="address to listen at; 127.0.0.1: for this machine alone")
+    add("--port", type=_port, default=8000)
     add("--project_id", type=int, help="instead of INPUT: a project of the platform")
     add("--dataset_id", type=lambda text: [int(number) for number in text.split(",")], help="data sets of the platform: 5,6")
     add("--image_id", type=int, help="an image of the platform")
@@ -54,6 +59,13 @@ def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace | None, bo
             parser.error("predict: give INPUT, an image or a folder")
         arguments.settings = _settings(arguments.settings)
     return arguments, True
+
+
+def notice(arguments: argparse.Namespace | None) -> str:
+    """What to know before the first request, or ""."""
+    if arguments is None or arguments.mode != "deploy" or arguments.host not in ("0.0.0.0", "::"):
+        return ""
+    return "every machine that reaches this one may ask; --host 127.0.0.1 answers this machine alone"
 
 
 def predict_files(model: BridgedServing, arguments: argparse.Namespace) -> bool:
@@ -97,6 +109,12 @@ def drawn(image: Image, annotation: sly.Annotation) -> bytes:
     good, content = cv2.imencode(".jpg", mixed[..., ::-1])
     assert good
     return bytes(content)
+
+
+def _port(word: str) -> int:
+    if not word.isdecimal() or not 1 <= int(word) <= 65535:
+        raise argparse.ArgumentTypeError(f"{word!r} is no port: use 1 to 65535")
+    return int(word)
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +150,35 @@ def test_adapting_never_opens_the_targets_masks(data: Path, tmp_path: Path) -> N
         (["--set", "mode=fast"], "mode='fast'"),
         (["--set", "data.crop_height=96", "--set", "data.crop_width=80"], "data.crop_width=80"),
         (["--source", "/nowhere"], "/nowhere does not exist"),
+        (["--validation", "PHOTOS"], "target has no labelled image: the folder masks/ is missing in it (it has images)"),
         (["--config", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
         (["--set", "device=cuda:99"], "device='cuda:99'"),
     ],
 )
 def test_train_errors(more: list[str], said: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = [str(data / "target") if word == "PHOTOS" else word for word in more]
     assert said in error_of([*train_arguments(data, tmp_path), *more], capsys)
+
+
+def test_a_run_begins_with_where_its_settings_are_from(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(train_arguments(data, tmp_path)) == 0
+    said = "test_efficientnet, crops of 64 x 64, 3 iterations of batch 2, device cpu\n"
+    assert f"adapt, settings of {data / 'tiny.yaml'}: {said}" in capsys.readouterr().err
+    assert main(["train", str(tmp_path), "--overwrite", "--set", "optimisation.iterations=4"]) == 0
+    assert f"adapt, settings of {tmp_path / 'config.yaml'}: {said.replace('3 iter', '4 iter')}" in capsys.readouterr().err
+
+
+def test_the_example_runs_from_a_checkout(trained: Path, data: Path, tmp_path: Path) -> None:
+    """As its documentation says, with nothing installed but the requirements."""
+
+    def example(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "examples/predict_folder.py", *words]
+        return subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+
+    done = example(str(trained / "checkpoints" / "best.pth"), str(data / "target"), str(tmp_path / "out"))
+    assert done.returncode == 0 and "2 predicted" in done.stdout, done.stderr
+    wrong = example("absent.pth", str(data / "target"), str(tmp_path / "out"))
+    assert wrong.returncode == 1 and wrong.stderr.startswith("error: ") and "absent.pth" in wrong.stderr
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

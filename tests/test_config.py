@@ -245,10 +245,10 @@ OUT_OF_RANGE = [
     ("optimisation.momentum", 1.0),
     ("optimisation.schedule_power", -1.0),
     ("optimisation.min_learning_rate", -1e-7),
-    ("optimisation.warmup_iterations", -1),
+    ("optimisation.warmup_iterations", -2),
     ("optimisation.warmup_ratio", -1e-6),
     ("optimisation.clip_gradient_norm", -1.0),
-    ("optimisation.dice_weight", -1.0),
+    ("optimisation.dice_weight", -0.5),
     ("inference.window_height", 32),
     ("inference.window_width", -1),
     ("inference.overlap", 1.0),
@@ -424,6 +424,18 @@ def test_explicit_values_are_kept_on_many_classes() -> None:
     assert settled(19, True, 0.9, **given) == (5, "band", "none")
 
 
+@pytest.mark.parametrize(("iterations", "expected"), [(40_000, 1500), (10_000, 1000), (600, 60), (6, 0)])
+def test_the_learning_rate_rises_over_a_tenth_of_a_short_run(iterations: int, expected: int) -> None:
+    config = TrainConfig().updated({"optimisation": {"iterations": iterations}})
+    assert config.resolve(2, True, 0.03).optimisation.warmup_iterations == expected
+
+
+@pytest.mark.parametrize(("classes", "share", "expected"), [(2, 0.03, 1.0), (2, 0.5, 1.0), (4, 0.05, 1.0), (19, 0.9, 0.0)])
+@pytest.mark.parametrize("mode", MODES)
+def test_thin_classes_are_learned_with_dice(mode: str, classes: int, share: float, expected: float) -> None:
+    assert TrainConfig(mode=mode).resolve(classes, True, share).optimisation.dice_weight == expected
+
+
 def test_nothing_else_changes() -> None:
     config = TrainConfig()
     resolved = config.resolve(2, True, 0.03)
@@ -440,6 +452,7 @@ def test_nothing_else_changes() -> None:
         "round_crops": -1,
     }
     other = {"inference": {"zooms": []}, "model": {"class_prior": "auto"}}
+    other |= {"optimisation": {"warmup_iterations": -1, "dice_weight": -1.0}}
     assert resolved.updated({"adaptation": {**untouched, **rounds}, **other}) == config
     assert resolved.resolve(19, True, 0.9) == resolved  # settled once and for all
 

@@ -51,9 +51,12 @@ def test_demo_replaces_demos_only(tmp_path: Path) -> None:
         demo(tmp_path / "out", source, target, changes=FAST)
     mine = train(tiny(), cracks(4, 1), cracks(3, 2), directory=tmp_path / "mine")
     before = mine.best.read_bytes()
-    with pytest.raises(ValueError, match="mine holds a run that is not a demo: choose another directory, or overwrite it"):
+    with pytest.raises(ValueError, match="mine holds another run: choose another directory, or overwrite it"):
         demo(tmp_path / "mine", source, target, changes=FAST)
     assert mine.best.read_bytes() == before
+    other = str(write_folder(tmp_path / "other", 4, seed=3))
+    with pytest.raises(ValueError, match="out holds another run"):
+        demo(tmp_path / "out", source, other, changes=FAST)
     demo(tmp_path / "mine", source, target, changes=FAST, overwrite=True)
     assert mine.best.read_bytes() != before
 

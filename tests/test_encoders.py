@@ -352,7 +352,10 @@ def test_unreachable_hub_gives_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(RuntimeError, match="encoder 'convnext_atto' could not be loaded") as error:
         create_timm_encoder("convnext_atto", pretrained=True)
     message = str(error.value)
-    assert "https://huggingface.co/timm/convnext_atto.d2_in1k" in message and "path of that file" in message
+    assert (
+        "https://huggingface.co/timm/convnext_atto.d2_in1k" in message
+        and "model.pretrained_file to the path of a file" in message
+    )
     assert "\n" not in message
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.cracks import configuration
 from hrda_core.config import TrainConfig
 from hrda_core.models.build import build_model
 from hrda_core.presets import PRESETS, preset
@@ -113,6 +114,22 @@ TUTORIAL = {
     "optimisation.schedule_power": 1.0,
     "optimisation.warmup_iterations": 500,
 }
+# What docs/adaptation.md measured on real cracks
+MEASURED = {
+    "model.encoder": "mobilenetv2_100",
+    "model.head_channels": 64,
+    "data.crop_height": 256,
+    "augmentation.preset": "light",
+    "adaptation.teacher_alpha": 0.99,
+    "adaptation.feature_distance_weight": 0.0,
+    "optimisation.iterations": 1200,
+    "optimisation.batch_size": 2,
+    "optimisation.learning_rate": 4e-4,
+    "optimisation.head_factor": 5.0,
+    "optimisation.dice_weight": 1.0,
+    "optimisation.warmup_iterations": 100,
+    "inference.window_height": 448,
+}
 # Our default
 STANDARD = {
     "mode": "adapt",
@@ -186,6 +203,12 @@ def test_crack_tutorial(name: str, value: Any) -> None:
     assert value_of(preset("crack-tutorial"), name) == value
 
 
+@pytest.mark.parametrize(("name", "value"), MEASURED.items())
+def test_cracks_is_what_was_measured(name: str, value: Any) -> None:
+    assert value_of(preset("cracks"), name) == value
+    assert value_of(configuration("", 1200, 0), name) == value  # of benchmarks/cracks.py
+
+
 @pytest.mark.parametrize(("name", "value"), STANDARD.items())
 def test_standard(name: str, value: Any) -> None:
     assert value_of(preset("standard"), name) == value
@@ -234,4 +257,4 @@ def test_an_unknown_preset_lists_those_that_exist() -> None:
 
 
 def test_names() -> None:
-    assert set(PRESETS) == {"quick", "standard", "published-hrda", "published-mic", "crack-tutorial"}
+    assert set(PRESETS) == {"quick", "cracks", "standard", "published-hrda", "published-mic", "crack-tutorial"}

@@ -110,7 +110,7 @@ def test_folders_that_are_none(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("x")
     message = message_of(Dataset.from_folder, tmp_path / name)
     assert str(tmp_path / name) in message
-    assert ("holds no image" if name == "empty" else "does not exist") in message
+    assert {"absent": "does not exist", "empty": "holds no image", "file": "is a file: give the folder"}[name] in message
 
 
 def test_two_images_must_not_claim_one_mask(tmp_path: Path) -> None:
@@ -136,20 +136,20 @@ GOOD = {"name": "crack", "color": [1, 2, 3], "value": 1}
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "must be a list"),
-        ("5", "must be a list"),
-        ('{"crack": 1}', "must be a list"),
-        ("[1, 2]", "must be a list"),
+        ("{", "is no JSON"),
+        ("5", "holds 5: write a list in index order"),
+        ('{"crack": 1}', "holds {'crack': 1}: write a list"),
+        ('["crack", 2]', "entry 1 is 'crack': write a list"),
         ("[]", "empty"),
-        (json.dumps([{"name": "crack", "color": [1, 2, 3]}]), "value"),
-        (json.dumps([{"name": "crack", "value": 1}]), "color"),
-        (json.dumps([{"color": [1, 2, 3], "value": 1}]), "name"),
-        (json.dumps([{**GOOD, "color": "red"}]), "must be a list"),
+        (json.dumps([GOOD, {"name": "rust", "color": [1, 2, 3]}]), "entry 2 (rust) has no 'value'"),
+        (json.dumps([{"name": "crack", "value": 1}]), "entry 1 (crack) has no 'color'"),
+        (json.dumps([{"color": [1, 2, 3], "value": 1}]), "entry 1 (without a name) has no 'name'"),
+        (json.dumps([{**GOOD, "color": "red"}]), "entry 1 (crack) has a color or value that is no number"),
         (json.dumps([{**GOOD, "color": [1, 2]}]), "class 'crack' has color [1, 2]"),
         (json.dumps([{**GOOD, "color": [1, 2, 256]}]), "class 'crack' has color [1, 2, 256]"),
         (json.dumps([{**GOOD, "value": 256}]), "class 'crack' has value 256"),
         (json.dumps([{**GOOD, "value": -1}]), "class 'crack' has value -1"),
-        (json.dumps([{**GOOD, "value": None}]), "must be a list"),
+        (json.dumps([{**GOOD, "value": None}]), "entry 1 (crack) has a color or value that is no number"),
         (json.dumps([GOOD, {**GOOD, "name": "rust"}]), "values [1, 1]"),
         (json.dumps([GOOD, {**GOOD, "value": 2}]), "names ['crack', 'crack']"),
     ],

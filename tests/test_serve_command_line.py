@@ -33,7 +33,7 @@ from serve_scene import (
 from supervisely.nn.model.model_api import ModelAPI
 from test_serve_app import Payload
 
-from serve_app.command_line import parse_arguments
+from serve_app.command_line import notice, parse_arguments
 from serve_app.errors import RequestError
 
 
@@ -177,7 +177,9 @@ def test_a_folder_with_the_core_alone(folder: Path, monkeypatch: pytest.MonkeyPa
     script = str(ROOT / "examples" / "predict_folder.py")
     words = [str(folder / "best.pth"), str(folder / "photos" / "inner"), str(folder / "masks"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [script, *words])
-    runpy.run_path(script, run_name="__main__")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
+    assert end.value.code == 0
     assert "1 predicted, 0 were there already, 0 could not be read" in capsys.readouterr().out
     mask = cv2.imread(str(folder / "masks" / "masks" / "a.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(mask, expected(folder / "best.pth", picture(2)[0]))
@@ -202,7 +204,7 @@ def test_addresses_inside_the_network_are_not_fetched(url: str) -> None:
 
 def test_arguments() -> None:
     assert parse_arguments(["/bin/uvicorn", "serve_app.main:model.app", "--port", "8000"]) == (None, False)
-    assert parse_arguments(["main.py"]) == (None, False)
+    assert parse_arguments(["/lib/uvicorn/__main__.py", "serve_app.main:model.app"]) == (None, False)
     arguments, is_command_line = parse_arguments(
         ["main.py", "predict", "a.png", "--model", "x.pth", "--settings", "threshold=0.5", "flips=true", "classes=[a, b]"]
     )
@@ -210,6 +212,22 @@ def test_arguments() -> None:
     assert arguments.settings == {"threshold": 0.5, "flips": True, "classes": ["a", "b"]} and arguments.device == "auto"
     with pytest.raises(RequestError, match="give name=value"):
         parse_arguments(["main.py", "predict", "a.png", "--model", "x.pth", "--settings", "threshold"])
-    for wrong in (["main.py", "deploy"], ["main.py", "predict", "--model", "x.pth"]):
-        with pytest.raises(SystemExit):
-            parse_arguments(wrong)
+    for wrong in ([], ["deploy"], ["deplyo"], ["predict", "--model", "x.pth"], ["deploy", "--model", "x", "--port", "80000"]):
+        with pytest.raises(SystemExit) as end:
+            parse_arguments(["/app/serve_app/main.py", *wrong])
+        assert end.value.code == 2  # with a sentence, as argparse does
+    options_first = parse_arguments(["main.py", "--model", "x.pth", "predict", "a.png"])[0]
+    assert options_first is not None and options_first.mode == "predict"
+
+
+def test_help(no_platform: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--help") == 0
+    assert "Serve HRDA without a platform" in capsys.readouterr().out
+
+
+def test_who_may_ask() -> None:
+    everyone, this_machine = (
+        parse_arguments(["main.py", "deploy", "--model", "x.pth", *more])[0] for more in ((), ("--host", "127.0.0.1"))
+    )
+    assert "every machine" in notice(everyone)
+    assert notice(this_machine) == notice(None) == ""

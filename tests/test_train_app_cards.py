@@ -153,7 +153,7 @@ def test_edges_that_go_together_can_be_set_one_after_the_other() -> None:
     [
         ("optimisation: {iteration: 5}", "unknown field &#x27;optimisation.iteration&#x27;: the fields here are iterations"),
         ("optimization: {}", "unknown field &#x27;optimization&#x27;"),
-        ("preset: huge", "preset=&#x27;huge&#x27;: use one of quick, standard"),
+        ("preset: huge", "preset=&#x27;huge&#x27;: use one of quick, cracks, standard"),
         ("a: [", "The hyperparameters are no YAML"),
         ("data: {source: [x]}", "the data are chosen in the Source and target card"),
     ],

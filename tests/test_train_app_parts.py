@@ -92,7 +92,7 @@ def test_every_commented_line_of_the_file_shows_the_value_of_the_standard_preset
     assert preset("standard").updated(shown) == preset("standard")
 
 
-@pytest.mark.parametrize("name", ["quick", "published-hrda", "published-mic", "crack-tutorial"])
+@pytest.mark.parametrize("name", ["quick", "cracks", "published-hrda", "published-mic", "crack-tutorial"])
 def test_the_model_card_decides_on_the_encoder(name: str) -> None:
     config = read_settings(f"preset: {name}", ModelChoice("convnext_tiny"))
     assert config.model.encoder == "convnext_tiny"
@@ -102,7 +102,7 @@ def test_the_model_card_decides_on_the_encoder(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "model", "words"),
     [
-        ("preset: huge", PVT, "preset='huge': use one of quick, standard"),
+        ("preset: huge", PVT, "preset='huge': use one of quick, cracks, standard"),
         ("optimisation: {iterations: 0}", PVT, "optimisation.iterations=0: use at least 1"),
         ("optimisation: {iteration: 5}", PVT, "iteration"),
         ("a: [", PVT, "The hyperparameters are no YAML"),

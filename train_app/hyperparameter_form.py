@@ -46,7 +46,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
     "Optimisation": (
         Setting("optimisation.learning_rate", "Learning rate", "Of the encoder; heads learn faster", "number"),
         Setting("optimisation.weight_decay", "Weight decay", "Of AdamW or SGD", "number"),
-        Setting("optimisation.warmup_iterations", "Warm-up", "Iterations over which the learning rate rises"),
+        Setting("optimisation.warmup_iterations", "Warm-up", "Iterations over which the learning rate rises; -1 = a tenth"),
         Setting("adaptation.source_warmup", "Source alone first", "Iterations; -1 = chosen by the classes"),
     ),
     "Adaptation": (

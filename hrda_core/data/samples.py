@@ -120,7 +120,8 @@ class Dataset:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise ValueError(f"data folder {folder} does not exist")
+            there = f"is a file: give the folder that holds it, {folder.parent}" if folder.is_file() else "does not exist"
+            raise ValueError(f"data folder {folder} {there}")
         image_folder = folder / "images" if (folder / "images").is_dir() else folder
         names = sorted(path.name for path in image_folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not names:
@@ -145,7 +146,8 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     for other in datasets[1:]:
         if [c.name for c in other.classes] != [c.name for c in first.classes]:
             raise ValueError(
-                f"classes {[c.name for c in other.classes]} and {[c.name for c in first.classes]} differ: "
+                f"classes {[c.name for c in other.classes]} ({other.location(0)}) and {[c.name for c in first.classes]} "
+                f"({first.location(0)}) differ: "
                 f"data sets that are used together need the same classes in the same order"
             )
         if other.masks is not None and [c.value for c in other.classes] != [c.value for c in first.classes]:

@@ -15,6 +15,7 @@ from hrda_core.models.weights import read_state_dict
 
 _WRAPPERS = ("state_dict", "model")
 _PREFIXES = ("module.", "backbone.", "encoder.")
+WITHOUT_HUB = "Set model.pretrained_file to the path of a file, or model.pretrained=false"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -26,7 +27,7 @@ def create_from_hub(name: str, **options: Any) -> nn.Module:
     """
     source = timm.get_pretrained_cfg(name)
     if source is None or not source.has_weights:
-        raise ValueError(f"encoder {name!r} has no public pretrained weights: set pretrained=False or the path of a file")
+        raise ValueError(f"encoder {name!r} has no public pretrained weights: {WITHOUT_HUB}")
     repository, _, revision = (source.hf_hub_id or "").partition("@")
     try:
         if repository and not any(isinstance(try_to_load_from_cache(repository, file), str) for file in _HUB_FILES):
@@ -37,7 +38,7 @@ def create_from_hub(name: str, **options: Any) -> nn.Module:
         places += [source.url] if isinstance(source.url, str) and source.url else []
         raise RuntimeError(
             f"pretrained weights of encoder {name!r} could not be loaded ({type(error).__name__}): check the connection, or "
-            f"download {' or '.join(places)} and set pretrained to the path of that file"
+            f"download {' or '.join(places)}. {WITHOUT_HUB}"
         ) from error
 
 
