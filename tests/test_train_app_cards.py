@@ -22,7 +22,7 @@ from train_app.hyperparameter_form import SETTINGS, _parsed
 from train_app.hyperparameters_card import PRESET_LABELS, TEMPLATE, HyperparametersCard
 from train_app.labels import ClassChoice
 from train_app.role_overview import RoleOverview, chosen_datasets, look_at
-from train_app.settings import read_yaml
+from train_app.settings import ModelChoice, read_settings, read_yaml
 from train_app.settings_text import preset_text, with_field
 
 DEFAULTS = TEMPLATE.read_text()
@@ -38,6 +38,17 @@ def _input(card: HyperparametersCard, path: str, text: str) -> None:
 def page() -> Iterator[None]:
     with empty_page():
         yield
+
+
+def test_a_preset_of_another_network_names_its_learning_rate() -> None:
+    card = HyperparametersCard(DEFAULTS)
+    type_into(card.editor, text="preset: cracks")
+    card.refresh()
+    assert card.note.is_hidden()
+    card.check = lambda text: read_settings(text, ModelChoice("pvt_v2_b2"))
+    card.refresh()
+    assert not card.note.is_hidden()
+    assert "made for mobilenetv2_100; the Model card has pvt_v2_b2" in card.note.text and "(now 0.0004; " in card.note.text
 
 
 # ---- the hyperparameters as text

@@ -150,7 +150,11 @@ class HyperparametersCard:
                 return str(error)
             self.problem.hide()
             wanted = preset(written.preset).model.encoder
-            self.note.text = f"This preset was made for {wanted}; the Model card has {config.model.encoder}"
+            rate = config.optimisation.learning_rate
+            self.note.text = (
+                f"This preset was made for {wanted}; the Model card has {config.model.encoder}, which may need another learning "
+                f"rate (now {rate:g}; transformers such as PVTv2, MiT and Swin learn at about 6e-5)"
+            )
             (self.note.hide if wanted == config.model.encoder else self.note.show)()
             self.memory.set(*self.estimate(config))
             (self.memory.show if self.memory.text else self.memory.hide)()
