@@ -12,7 +12,7 @@ DIRECTORY ?= runs/demo
 .PHONY: app demo test test-data test-gpu lint bench clean
 
 demo: $(VENV)/.installed
-	@$(BIN)/python -m hrda_core demo $(DIRECTORY) $(if $(OVERWRITE),--overwrite) --source "$(SOURCE)" --target "$(TARGET)" --validation "$(VALIDATION)" \
+	@$(BIN)/python -m hrda_core demo $(DIRECTORY) $(if $(filter 1,$(OVERWRITE)),--overwrite) --source "$(SOURCE)" --target "$(TARGET)" --validation "$(VALIDATION)" \
 	  $(foreach change,$(SET),--set $(change))
 
 # both apps in a browser, without an account; Ctrl-C ends everything

@@ -89,7 +89,8 @@ def _train(options: argparse.Namespace) -> None:
     elif options.config:
         config = TrainConfig.load(options.config)
     elif stored.is_file():
-        config = TrainConfig.load(stored) if options.resume else here.to_start_anew()
+        goes_on = options.resume and (here.last.is_file() or here.holds_a_baseline())
+        config = TrainConfig.load(stored) if goes_on else here.to_start_anew()
     else:
         config = preset("standard")
     folders = {name: value for name in ("source", "target", "validation") if (value := getattr(options, name))}
@@ -216,11 +217,12 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _datasets(config: TrainConfig) -> tuple[Dataset | None, Dataset | None, Dataset | None]:
-    """Source, target, validation. Folders of photos without classes.json have the source's classes."""
+    """Source, target, validation. Labelled folders without classes.json have the source's classes."""
     read = partial(labelled_folder, role="source") if config.mode != "supervised" else Dataset.from_folder
     source = join([read(folder) for folder in config.data.source]) if config.data.source else None
     classes = None if source is None else source.classes
-    target = [Dataset.from_folder(folder, classes) for folder in config.data.target]
+    learned_from = classes if config.mode == "semi-supervised" else None
+    target = [Dataset.from_folder(folder, learned_from) for folder in config.data.target]
     validation = [labelled_folder(folder, "validation", classes) for folder in config.data.validation]
     return source, join(target) if target else None, join(validation) if validation else None
 

@@ -14,6 +14,7 @@ from hrda_core.data.synthetic_cracks import CrackSynthesis, synthesize
 from hrda_core.inference.predictor import Predictor
 from hrda_core.presets import preset
 from hrda_core.training.comparison import Arm, write_comparison
+from hrda_core.training.events import BASELINE, Event, Stage, broadcast
 from hrda_core.training.listeners import ProgressBar
 from hrda_core.training.loop import train
 from hrda_core.training.run_directory import RunDirectory
@@ -24,7 +25,6 @@ from hrda_core.whole_file import write_whole
 SOURCE = CrackSynthesis(count=240, size=256, look="asphalt")
 TARGET = CrackSynthesis(count=240, size=256, look="rusty")
 HELD_OUT = CrackSynthesis(count=32, size=256, look="rusty")
-MARK = ".demo"  # in a demo's directory: the folders that it is of
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,25 @@ def demo(
         ValueError: such a run lies there; SOURCE or TARGET is missing; and as `train`.
     """
     started = time.monotonic()
-    _claim(directory, [source, target, validation], overwrite)
+    mark, folders = RunDirectory(directory).demo, "\n".join((source, target, validation)).encode()
+    if RunDirectory(directory).holds_a_run() and not overwrite and not (mark.is_file() and mark.read_bytes() == folders):
+        raise ValueError(
+            f"directory {directory} holds another run: choose another directory, or overwrite it (--overwrite; "
+            f"make demo DIRECTORY=..., or OVERWRITE=1)"
+        )
     if source or target or validation:
         data, config = _folders(source, target, validation), preset("quick")
     else:
         data, config = _synthesized(directory / "data", seed), _offline(preset("quick"))
     config = config.updated({"seed": seed}).changed(changes)
     config = config.updated({"baseline": True})  # both arms share the warm-up, so that they differ by adaptation alone
-    result = train(config, data.source, data.target, data.validation, ProgressBar(), directory=directory, overwrite=True)
+
+    def leave_mark(event: Event) -> None:
+        if isinstance(event, Stage) and event.name == BASELINE:  # the directory is cleared by now
+            write_whole(mark, folders)
+
+    tell = broadcast(ProgressBar(), leave_mark)
+    result = train(config, data.source, data.target, data.validation, tell, directory=directory, overwrite=True)
     assert result.baseline is not None
     arms = []
     for name, run in (("source-only", result.baseline), ("adapted", result.directory)):
@@ -73,17 +84,6 @@ def demo(
     return write_comparison(
         directory / "report.html", arms, photos, len(data.source), len(data.target), time.monotonic() - started
     )
-
-
-def _claim(directory: Path, folders: list[str], overwrite: bool) -> None:
-    mark, content = directory / MARK, "\n".join(folders)
-    known = mark.is_file() and mark.read_text(encoding="utf-8") == content
-    if RunDirectory(directory).holds_a_run() and not overwrite and not known:
-        raise ValueError(
-            f"directory {directory} holds another run: choose another directory, or overwrite it (--overwrite; "
-            f"make demo DIRECTORY=..., or OVERWRITE=1)"
-        )
-    write_whole(mark, content.encode())
 
 
 def _folders(source: str, target: str, validation: str) -> DemoData:

@@ -90,6 +90,7 @@ PRESETS: dict[str, TrainConfig] = {
             warmup_iterations=500,
             warmup_ratio=1e-3,
             min_learning_rate=1e-7,
+            dice_weight=0.0,
         ),
     ),
 }

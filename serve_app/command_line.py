@@ -27,7 +27,7 @@ MODES = ("deploy", "predict")
 
 def is_command_line(words: Sequence[str]) -> bool:
     """Whether this module's package was started with these words, and not a server that loads it."""
-    return Path(words[0]).name == "main.py"
+    return Path(words[0]).parts[-2:] == ("serve_app", "main.py")
 
 
 def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace | None, bool]:

@@ -168,6 +168,19 @@ def test_a_run_begins_with_where_its_settings_are_from(data: Path, tmp_path: Pat
     assert f"adapt, settings of {tmp_path / 'config.yaml'}: {said.replace('3 iter', '4 iter')}" in capsys.readouterr().err
 
 
+def test_a_resume_before_the_first_checkpoint_chooses_anew(data: Path, tmp_path: Path) -> None:
+    """As a start does: "auto" stays known as such."""
+    changes = [*train_arguments(data, tmp_path), "--set", "adaptation.source_warmup=-1", "--set", "optimisation.iterations=8"]
+    assert main(changes) == 0
+    for file in (tmp_path / "checkpoints").iterdir():
+        file.unlink()
+    (tmp_path / "metrics.jsonl").unlink()
+    assert main(["train", str(tmp_path), "--resume"]) == 0
+    assert yaml.safe_load((tmp_path / "chosen.yaml").read_text())["adaptation"]["source_warmup"] == 4
+    assert main(["train", str(tmp_path), "--overwrite", "--set", "optimisation.iterations=4"]) == 0
+    assert TrainConfig.load(tmp_path / "config.yaml").adaptation.source_warmup == 2
+
+
 def test_the_example_runs_from_a_checkout(trained: Path, data: Path, tmp_path: Path) -> None:
     """As its documentation says, with nothing installed but the requirements."""
 

@@ -58,7 +58,10 @@ def test_demo_replaces_demos_only(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="out holds another run"):
         demo(tmp_path / "out", source, other, changes=FAST)
     demo(tmp_path / "mine", source, target, changes=FAST, overwrite=True)
-    assert mine.best.read_bytes() != before
+    demo(tmp_path / "mine", source, target, changes=FAST)  # which is a demo's now
+    train(tiny(), cracks(4, 1), cracks(3, 2), directory=tmp_path / "mine", overwrite=True)
+    with pytest.raises(ValueError, match="mine holds another run"):
+        demo(tmp_path / "mine", source, target, changes=FAST)
 
 
 def test_demo_without_validation_says_so_and_shows_pictures(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from hrda_core.training import run_state
 from hrda_core.training.events import Event, Failed, Finished, Metrics, Progress, Stage
 from hrda_core.training.loop import TrainResult, train
 from hrda_core.training.run_directory import RunDirectory
+from hrda_core.training.stopping import TimeBudget
 from hrda_core.training.validation import Evaluation
 
 SOURCE, TARGET, VALIDATION = cracks(4, 1), replace(cracks(3, 2), masks=None), cracks(2, 3)
@@ -217,12 +218,39 @@ def test_early_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_baseline_that_no_longer_gains_is_no_reason_not_to_adapt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where adapting stops for the same reason, the better of the two is still the best checkpoint."""
     falling = iter(range(100, 0, -1))
     monkeypatch.setattr(Evaluation, "score", lambda _, tuned, has_background: 0.0 if tuned else next(falling) / 100)
     changes = {"schedule": {"early_stop": 1, "validate_every": 1}, "inference": {"tune_thresholds": False}}
     result = run(tmp_path, tiny(changes, {"baseline": True}))
     assert load_checkpoint(RunDirectory(tmp_path / "baseline").last)["resume"]["iteration"] == 6  # the whole of it
     assert load_checkpoint(result.last)["resume"]["iteration"] == 4  # adapting stops: 3 counts as the first score, 4 is worse
+    kept = load_checkpoint(result.best)["provenance"]  # the best of the baseline's scores, which is its first
+    assert (kept["source_only"], kept["iteration"], result.score) == (True, 1, 1.0)
+
+
+def test_time_that_ends_before_adapting_is_looked_at_leaves_the_baseline_as_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the network that it branched off, of the middle of the baseline."""
+    used = [0.0]
+    monkeypatch.setattr(TimeBudget, "used", lambda self: used[0])
+    told: list[Event] = []
+
+    def hear(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, Stage) and event.name == "adapt":
+            used[0] = 61.0
+
+    config = tiny({"baseline": True, "schedule": {"time_budget": 1.0}})
+    result = run(tmp_path, config, listener=hear)
+    assert result.stopped == "time budget of 1 minutes is spent"
+    kept = load_checkpoint(result.best)["provenance"]
+    assert kept["source_only"] and kept["iteration"] == 6 and result.score is not None
+    assert any("ended before an adapted network was evaluated" in getattr(event, "text", "") for event in told)
+    used[0] = 0.0
+    assert run(tmp_path, config, resume=True).stopped == ""
+    assert load_checkpoint(result.last)["resume"]["iteration"] == 6
 
 
 def test_the_time_of_a_baseline_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,8 @@ from test_serve_app import Payload
 from serve_app.command_line import notice, parse_arguments
 from serve_app.errors import RequestError
 
+MAIN = "/app/serve_app/main.py"  # argv[0] of `python -m serve_app.main`
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -57,7 +59,7 @@ def no_platform(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(patch: pytest.MonkeyPatch, *words: str) -> Any:
     """`python -m serve_app.main` with these words, in this process -> what it exits with."""
-    patch.setattr(sys, "argv", ["main.py", *words])
+    patch.setattr(sys, "argv", [MAIN, *words])
     with pytest.raises(SystemExit) as end:
         runpy.run_module("serve_app.main", run_name="__main__")
     return end.value.code
@@ -206,17 +208,17 @@ def test_arguments() -> None:
     assert parse_arguments(["/bin/uvicorn", "serve_app.main:model.app", "--port", "8000"]) == (None, False)
     assert parse_arguments(["/lib/uvicorn/__main__.py", "serve_app.main:model.app"]) == (None, False)
     arguments, is_command_line = parse_arguments(
-        ["main.py", "predict", "a.png", "--model", "x.pth", "--settings", "threshold=0.5", "flips=true", "classes=[a, b]"]
+        [MAIN, "predict", "a.png", "--model", "x.pth", "--settings", "threshold=0.5", "flips=true", "classes=[a, b]"]
     )
     assert is_command_line and arguments is not None
     assert arguments.settings == {"threshold": 0.5, "flips": True, "classes": ["a", "b"]} and arguments.device == "auto"
     with pytest.raises(RequestError, match="give name=value"):
-        parse_arguments(["main.py", "predict", "a.png", "--model", "x.pth", "--settings", "threshold"])
+        parse_arguments([MAIN, "predict", "a.png", "--model", "x.pth", "--settings", "threshold"])
     for wrong in ([], ["deploy"], ["deplyo"], ["predict", "--model", "x.pth"], ["deploy", "--model", "x", "--port", "80000"]):
         with pytest.raises(SystemExit) as end:
-            parse_arguments(["/app/serve_app/main.py", *wrong])
+            parse_arguments([MAIN, *wrong])
         assert end.value.code == 2  # with a sentence, as argparse does
-    options_first = parse_arguments(["main.py", "--model", "x.pth", "predict", "a.png"])[0]
+    options_first = parse_arguments([MAIN, "--model", "x.pth", "predict", "a.png"])[0]
     assert options_first is not None and options_first.mode == "predict"
 
 
@@ -227,7 +229,7 @@ def test_help(no_platform: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_who_may_ask() -> None:
     everyone, this_machine = (
-        parse_arguments(["main.py", "deploy", "--model", "x.pth", *more])[0] for more in ((), ("--host", "127.0.0.1"))
+        parse_arguments([MAIN, "deploy", "--model", "x.pth", *more])[0] for more in ((), ("--host", "127.0.0.1"))
     )
     assert "every machine" in notice(everyone)
     assert notice(this_machine) == notice(None) == ""

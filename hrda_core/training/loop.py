@@ -118,8 +118,9 @@ def _train(data: RunData, here: RunDirectory, tell: Listener, stop: StopRequest,
     # a semi-supervised run learns from labelled photos from its first iteration on, so it shares nothing with the baseline
     branch = baseline.warmup if config.mode == "adapt" else None
     end = _run(data, here, tell, stop, ranks, branch, before.seconds)
-    if config.fallback and not end.stopped and _is_better(before, end):
-        end = _keep_the_baseline(before, end, baseline, here, tell, ranks)
+    reason = _why_the_baseline(before, end) if config.fallback else ""
+    if reason:
+        end = _keep_the_baseline(before, end, reason, baseline, here, tell, ranks)
     return end, TrainResult(here.path, here.best, here.last, end.score, end.stopped, baseline.path)
 
 
@@ -146,23 +147,33 @@ def _run(
     return run.loop()
 
 
+def _why_the_baseline(before: End, end: End) -> str:
+    """Why the source-only network is to be kept as the best one; "" where it is not."""
+    if end.interrupted and end.chosen_by is None and before.chosen_by is not None:
+        return "the training ended before an adapted network was evaluated: best.pth is the source-only network until it goes on"
+    if end.interrupted or not _is_better(before, end):
+        return ""
+    measure = "on the validation set" if end.score is not None else "by the score that needs no labels"
+    return (
+        f"adaptation seems to hurt: {measure} the source-only network has {before.chosen_by:.3f}, the adapted one "
+        f"{end.chosen_by:.3f}. best.pth is the source-only network; the adapted one is last.pth"
+    )
+
+
 def _is_better(before: End, end: End) -> bool:
     """Of two scores; one that is missing or undefined decides nothing, one without labels only by a clear margin."""
     margin = 0.0 if end.score is not None else UNSURE
     return before.chosen_by is not None and end.chosen_by is not None and before.chosen_by > end.chosen_by + margin
 
 
-def _keep_the_baseline(before: End, end: End, baseline: RunDirectory, here: RunDirectory, tell: Listener, ranks: Ranks) -> End:
+def _keep_the_baseline(
+    before: End, end: End, reason: str, baseline: RunDirectory, here: RunDirectory, tell: Listener, ranks: Ranks
+) -> End:
     if ranks.first:
         content = load_checkpoint(baseline.best)
         content["provenance"]["source_only"] = True
         save_checkpoint(here.best, content)
-    measure = "on the validation set" if end.score is not None else "by the score that needs no labels"
-    text = (
-        f"adaptation seems to hurt: {measure} the source-only network has {before.chosen_by:.3f}, the adapted one "
-        f"{end.chosen_by:.3f}. best.pth is the source-only network; the adapted one is last.pth"
-    )
-    tell(Notice(end.iteration, text=text))
+    tell(Notice(end.iteration, text=reason))
     return end._replace(score=before.score, chosen_by=before.chosen_by)
 
 
@@ -178,7 +189,8 @@ def _run_baseline(data: RunData, here: RunDirectory, main: RunDirectory, tell: L
         if _is_there(here.last, ranks):
             run.restore(here.last)
         ranks.from_first(lambda: here.record(config))
-        ranks.from_first(lambda: main.record(data.config))
+        if not _is_there(main.last, ranks):  # else the run itself has to be restored first
+            ranks.from_first(lambda: main.record(data.config))
         return run.loop()
 
 

@@ -30,7 +30,7 @@ class End(NamedTuple):
     """score: of the best checkpoint, None without a validation set. stopped: why early, "" where it was not.
 
     chosen_by: what the best checkpoint was chosen by: the score, or without a validation set one that needs no labels.
-    seconds: of training, over all resumes.
+    seconds: of training, over all resumes. interrupted: stopped by a request or its time, not because nothing more was gained.
     """
 
     iteration: int
@@ -38,6 +38,7 @@ class End(NamedTuple):
     stopped: str
     chosen_by: float | None = None
     seconds: float = 0.0
+    interrupted: bool = False
 
 
 class Run(RunState):
@@ -65,7 +66,8 @@ class Run(RunState):
         if self.data.training.target is not None:
             self._warn("no gain", no_gain_notice(self.best_iteration, self.config.adaptation.source_warmup, self.evaluated))
         score = None if self.data.validation is None else self.best_score
-        return End(self.iteration, score, stopped, self.best_score, self.budget.used())
+        interrupted = stopped not in ("", self.early_stop.reason)
+        return End(self.iteration, score, stopped, self.best_score, self.budget.used(), interrupted)
 
     def _iterate_all(self) -> str:
         """Why the run stopped early, or ""."""
@@ -224,7 +226,7 @@ class Run(RunState):
         if spent:
             return f"time budget of {self.budget.minutes:g} minutes is spent"
         if self.early_stop.is_due():
-            return f"no better score in {self.early_stop.patience} evaluations"
+            return self.early_stop.reason
         return ""
 
     def _check_ranks(self) -> None:

@@ -35,6 +35,7 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.report = self.path / "report.html"
         self.baseline = self.path / "baseline"
+        self.demo = self.path / ".demo"  # where the run is a demo's: the folders that it is of
         self._lock = FileLock(self.path / ".lock")
 
     def __enter__(self) -> RunDirectory:
@@ -113,7 +114,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Removes what a run wrote, and nothing else."""
-        for file in (self.metrics, self.report, self.chosen, *self.checkpoints.glob("*.pth")):
+        for file in (self.metrics, self.report, self.chosen, self.demo, *self.checkpoints.glob("*.pth")):
             file.unlink(missing_ok=True)
         for folder in (self.previews, self.photo_labels, self.tensorboard, self.baseline):
             shutil.rmtree(folder, ignore_errors=True)

@@ -100,3 +100,7 @@ class EarlyStop:
 
     def is_due(self) -> bool:
         return 0 < self.patience <= self.without_gain
+
+    @property
+    def reason(self) -> str:
+        return f"no better score in {self.patience} evaluations"
