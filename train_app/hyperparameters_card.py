@@ -21,7 +21,7 @@ from train_app.yaml_editor import YamlEditor
 TEMPLATE = Path(__file__).parent / "hyperparameters.yaml"
 PRESET_LABELS = {
     "quick": "Quick: a small network, 600 iterations, also on a CPU",
-    "cracks": "Cracks: as it was measured; crops of 256, 1,200 iterations, also on a CPU",
+    "cracks": "Cracks: as measured, 1,200 iterations, also on a CPU",
     "standard": "Standard: the default",
     "published-hrda": "Published HRDA: crops of 1024, 40,000 iterations",
     "published-mic": "Published MIC: the same with masked consistency",
