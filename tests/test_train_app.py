@@ -157,7 +157,7 @@ def test_wrong_choices_are_refused_in_words(session: AppProcess, scene: Scene) -
         ({"model": {"source": "Pretrained models", "model_name": "unet"}}, "model.model_name='unet': use one of pvt_v2_b2"),
         ({"hyperparameters": "optimisation: {iterations: -5}"}, "optimisation.iterations=-5: use at least 1"),
         ({"hyperparameters": "optimization: {}"}, "optimization"),
-        ({"hyperparameters": "preset: huge"}, "preset='huge': use one of quick, standard"),
+        ({"hyperparameters": "preset: huge"}, "preset='huge': use one of quick, cracks, standard"),
         ({"hyperparameters": "device: cuda:3"}, "the device is chosen in the Training card"),
     ):
         said = refusal(session, {**state, **changes})
