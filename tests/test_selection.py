@@ -21,13 +21,18 @@ from hrda_core.training.run_report import write_run_report
 
 
 def scores(sure: float, foreground: float) -> LabelFreeScores:
-    return LabelFreeScores(1.0, 1.0, 1.0, 0.0, 1 - sure, (1 - foreground, foreground))
+    return LabelFreeScores(1.0, 1.0, 1.0, 1 - sure, 1 - sure, (1 - foreground, foreground))
 
 
 def test_sure_networks_win_where_the_share_of_foreground_is_plausible() -> None:
     for foreground in (0.011, 0.03, 0.085):  # a third, and three times as much, still count fully
         assert selection_score(scores(0.8, foreground), 0.03) == pytest.approx(0.8)
     assert selection_score(scores(0.8, 0.18), 0.03) == pytest.approx(0.4)
+
+
+def test_both_measures_of_sureness_count() -> None:
+    few_but_wild, many_but_mild = (LabelFreeScores(1.0, 1.0, 1.0, *values, (0.97, 0.03)) for values in ((0.1, 0.3), (0.3, 0.1)))
+    assert selection_score(few_but_wild, 0.03) == selection_score(many_but_mild, 0.03) == pytest.approx(0.8)
 
 
 def test_what_is_expected_of_photos_is_plausible_too() -> None:

@@ -8,10 +8,11 @@ PLAUSIBLE = 3.0  # the target may hold so many times more, or less, foreground t
 
 
 def selection_score(scores: LabelFreeScores, source_foreground: float | None, expected: float | None = None) -> float:
-    """0 to 1, larger is better: one minus the mean entropy, times how plausible the predicted share of foreground is.
+    """0 to 1, larger is better: how sure the network is, times how plausible the predicted share of foreground is.
 
-    Over the checkpoints of 15 runs on three pairs of domains (docs/adaptation.md), sure networks were the better ones, while
-    agreement under scaling went against them: a network whose probabilities are all near one half agrees with itself. Between
+    Sure is one minus the mean of entropy and the share of uncertain pixels: over the checkpoints of four pairs of domains
+    (docs/adaptation.md) sure networks were the better ones, by one measure on cracks and by the other on walls, while agreement
+    under scaling went against them: a network whose probabilities are all near one half agrees with itself. Between
     runs that end within 0.01 of each other it does not judge, and training does not let it (training/loop.py).
     A network that has collapsed to nothing, or to foreground everywhere, is sure too: so the share counts fully only within a
     factor of `PLAUSIBLE` of that in the labelled images, or of what is expected of photos, and in proportion beyond.
@@ -20,7 +21,7 @@ def selection_score(scores: LabelFreeScores, source_foreground: float | None, ex
         source_foreground: share of the foreground among the labelled pixels; None where there is no background class.
         expected: share of it that is expected of photos, where the run has one.
     """
-    sure = 1 - scores.entropy
+    sure = 1 - (scores.entropy + scores.uncertain) / 2
     if source_foreground is None or source_foreground == 0:
         return sure
     shares = [source_foreground, *([expected] if expected else [])]
