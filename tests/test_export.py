@@ -218,7 +218,8 @@ def test_example_needs_neither_torch_nor_this_project(
     mask = cv2.imread(str(result), cv2.IMREAD_UNCHANGED)
     assert mask is not None
     assert (mask == np.array([5, 15], np.uint8)[labels]).mean() >= 0.999  # the classes' values
-    allowed = {"__future__", "argparse", "json", "math", "sys", "cv2", "numpy", "onnxruntime"}
+    assert example.main([str(tmp_path / "absent.onnx"), str(source), str(result)]) == 1
+    allowed = {"__future__", "argparse", "json", "math", "pathlib", "sys", "cv2", "numpy", "onnxruntime"}
     assert imported_at_the_top(ROOT / "examples" / "predict_onnx.py") <= allowed
 
 
