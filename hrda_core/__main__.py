@@ -81,25 +81,14 @@ def _train(options: argparse.Namespace) -> None:
     """The named preset or file, else config.yaml of the run directory, else "standard"; folders and --set override."""
     directory = Path(options.directory)
     here = RunDirectory(directory)
-    stored = here.config
-    if options.resume and (options.preset or options.config) and stored.is_file():
-        raise ValueError(f"--resume goes on with {stored}: leave out --preset and --config; --set may change single settings")
-    if options.preset:
-        config = preset(options.preset)
-    elif options.config:
-        config = TrainConfig.load(options.config)
-    elif stored.is_file():
-        goes_on = options.resume and (here.last.is_file() or here.holds_a_baseline())
-        config = TrainConfig.load(stored) if goes_on else here.to_start_anew()
-    else:
-        config = preset("standard")
+    config, origin = _settings(options, here)
     folders = {name: value for name in ("source", "target", "validation") if (value := getattr(options, name))}
     config = config.updated({"data": folders})
     config = config.changed(options.set)
     source, target, validation = _datasets(config)
     rank = rank_of_environment()
     if rank == 0:
-        print(_in_short(config, options, stored), file=sys.stderr)
+        print(_in_short(config, origin), file=sys.stderr)
     listeners: list[Listener] = [ProgressBar()] if rank == 0 else []
     if options.events:
         listeners.append(EventFile(Path(options.events), here))
@@ -132,11 +121,24 @@ def _train(options: argparse.Namespace) -> None:
     print(f"Report: {write_run_report(trained, source, target, validation).resolve()}")
 
 
-def _in_short(config: TrainConfig, options: argparse.Namespace, stored: Path) -> str:
+def _settings(options: argparse.Namespace, here: RunDirectory) -> tuple[TrainConfig, str]:
+    """And where they are from."""
+    if options.resume and (options.preset or options.config) and here.config.is_file():
+        raise ValueError(
+            f"--resume goes on with {here.config}: leave out --preset and --config; --set may change single settings"
+        )
+    if options.preset:
+        return preset(options.preset), f"preset {options.preset}"
+    if options.config:
+        return TrainConfig.load(options.config), str(options.config)
+    if not here.config.is_file():
+        return preset("standard"), "preset standard"
+    goes_on = options.resume and (here.last.is_file() or here.holds_a_baseline())
+    return TrainConfig.load(here.config) if goes_on else here.to_start_anew(), str(here.config)
+
+
+def _in_short(config: TrainConfig, origin: str) -> str:
     """Where the settings are from, and those that tell trainings apart at first sight."""
-    origin = f"preset {options.preset or 'standard'}"
-    if options.config or (not options.preset and stored.is_file()):
-        origin = str(options.config or stored)
     data, steps = config.data, config.optimisation
     return (
         f"{config.mode}, settings of {origin}: {config.model.encoder}, crops of {data.crop_height} x {data.crop_width}, "
