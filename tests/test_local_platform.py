@@ -23,6 +23,7 @@ from supervisely.project.download import download_to_cache
 from websockets.sync.client import connect
 
 from tests.local_platform import LocalPlatform
+from tests.local_platform.__main__ import main as local_platform_command
 from tests.served import served
 
 HEIGHT, WIDTH = 24, 32
@@ -485,6 +486,13 @@ def test_many_threads_at_once(platform: LocalPlatform) -> None:
     for thread in threads:
         thread.join()
     assert len({image.id for image in api.image.get_list(project_id=project.id)}) == 40
+
+
+def test_a_port_that_no_machine_has_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["local_platform", "--port", "80900"])
+    with pytest.raises(SystemExit):
+        local_platform_command()
+    assert "--port: 80900 is not between 0 (any free one) and 65535" in capsys.readouterr().err
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         ),
         Setting("adaptation.rounds", "Rounds", "Times that whole photos are labelled; 0 = crops, -1 = by the classes"),
         Setting("adaptation.round_photos", "Photos of a round", "Drawn at random; 0 = all"),
+        Setting("adaptation.round_crops", "Crops of photos", "In rounds, for each labelled one; -1 = by the classes"),
         Setting("adaptation.photo_scales", "Photo sizes", "The surest is taken; empty = auto, 1 = off", "numbers"),
         Setting("adaptation.mask_weight", "Masked consistency", "1 = as MIC published, 0 = off, -1 = by the classes", "number"),
         Setting("adaptation.class_balance", "Balance", "Raises rare classes; 0 = off, -1 = by the classes", "number"),
