@@ -247,6 +247,20 @@ def test_the_terminal_has_a_bar_of_photos_between_those_of_iterations(capsys: py
     assert "5/5" in shown[1] and "4/4" in shown[2] and "3/3" in shown[3] and "1/2" in shown[4] and "2/2" in shown[5]
 
 
+def test_time_and_speed_are_of_the_whole_stage_also_after_photos_were_labelled() -> None:
+    bar = ProgressBar()
+    bar(Stage(0, name="adapt"))
+    bar(Progress(5, total=9))  # a resumed one
+    first = bar.bar
+    for event in (*(Labelling(5, done=i, total=3) for i in range(4)), Progress(6, total=9)):
+        bar(event)
+    assert first is not None and bar.bar is not None and bar.bar is not first
+    assert (bar.bar.start_t, bar.bar.initial, bar.bar.n) == (first.start_t, 4, 6)
+    bar(Stage(6, name="baseline"))
+    bar(Progress(1, total=9))
+    assert (bar.bar.initial, bar.bar.n) == (0, 1) and bar.bar.start_t > first.start_t
+
+
 def test_each_round_draws_its_photos_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[int]] = []
     plain = PhotoLabels.missing

@@ -51,13 +51,14 @@ class ProgressBar:
     def __init__(self, label: str = "") -> None:
         self.label = label
         self.bar: tqdm[Any] | None = None
+        self.began: tuple[float, float] | None = None  # the stage's first iteration here: its time and number
         self.stage = ""
         self.shown: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Stage):
             self._close()
-            self.stage, self.shown = event.name, {}
+            self.stage, self.shown, self.began = event.name, {}, None
         elif isinstance(event, Preparation):
             self._advance(event.done, event.total, "image")
         elif isinstance(event, Progress):
@@ -89,8 +90,24 @@ class ProgressBar:
         if self.bar is None:
             label = label or self.label or self.stage
             # a resumed stage starts where it was, so that speed and time left are those of this process
-            self.bar = tqdm(total=total, initial=max(done - 1, 0), desc=label, unit=unit, file=sys.stderr, mininterval=0.5)
+            self.bar = tqdm(
+                total=total,
+                initial=max(done - 1, 0),
+                desc=label,
+                unit=unit,
+                file=sys.stderr,
+                mininterval=0.5,
+                smoothing=0,  # the mean speed: the latest would take an evaluation for what is to come
+            )
+            if unit == "it":
+                self._go_on(self.bar)
         self.bar.update(done - self.bar.n)
+
+    def _go_on(self, bar: tqdm[Any]) -> None:
+        """Time and speed of the iterations' bar are of the whole stage, labelling and evaluations in between included."""
+        if self.began is None:
+            self.began = (bar.start_t, bar.n)
+        bar.start_t, bar.initial = self.began
 
     def _close(self) -> None:
         if self.bar is not None:
